@@ -1,0 +1,43 @@
+"""Attention of vision-language models, laid over the picture it looks at.
+
+Public names are loaded on first use, so that ``import interp`` imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.benchmarks import load_benchmark as load_benchmark
+    from interp.benchmarks.sample import Region as Region
+    from interp.benchmarks.sample import Sample as Sample
+    from interp.capture import trace as trace
+    from interp.vlm import VLM as VLM
+    from interp.vlm import load_vlm as load_vlm
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_vlm": "interp.vlm",
+    "VLM": "interp.vlm",
+    "trace": "interp.capture",
+    "Sample": "interp.benchmarks.sample",
+    "Region": "interp.benchmarks.sample",
+    "load_benchmark": "interp.benchmarks",
+}
+
+__all__ = ["VLM", "Region", "Sample", "load_benchmark", "load_vlm", "trace"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    if not name.startswith("_") and find_spec(f"interp.{name}") is not None:
+        return import_module(f"interp.{name}")
+    raise AttributeError(f"module 'interp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,149 @@
+"""What one sample leaves behind, as numpy: the unit that is padded into a dataset, or written to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interp import answers
+from interp.benchmarks.sample import Sample, image_sha256
+from interp.capture.forward import Prefill
+from interp.capture.selfcheck import SUM_TOLERANCE
+from interp.encoding import Encoding
+from interp.errors import CaptureError
+from interp.geometry import Visibility, coverage, visibility
+from interp.vlm import VLM
+
+_Floats = NDArray[np.floating]
+
+
+@dataclass(eq=False)
+class Record:
+    """One traced sample.
+
+    Parameters
+    ----------
+    sample, encoding
+        What was asked, and as which tokens. The encoding's tensors are dropped.
+    sha256
+        Digest of each picture's pixels.
+    attention
+        (layer, head, token) float32.
+    coverage
+        (token,) share of the token's region that is evidence; NaN where it has none.
+    visibility
+        What preprocessing leaves of the evidence.
+    scores
+        Numbers by name.
+    rows, row_positions
+        (layer, head, query, key) float32 and (query,) positions of further rows, if they were asked for.
+    residual
+        (layer, feature) float32, if it was asked for.
+    prediction, answer_ids
+        The answer; empty where none was made.
+    """
+
+    sample: Sample
+    encoding: Encoding
+    sha256: tuple[str, ...]
+    attention: _Floats
+    coverage: _Floats
+    visibility: Visibility
+    scores: dict[str, float] = field(default_factory=dict)
+    rows: _Floats | None = None
+    row_positions: NDArray[np.int64] | None = None
+    residual: _Floats | None = None
+    prediction: str | None = None
+    answer_ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def answer(self, text: str, ids: NDArray[np.int64]) -> None:
+        """Keep the answer and score it against the references."""
+        self.prediction, self.answer_ids = text, ids
+        for name, score in answers.SCORES.items():
+            self.scores[name] = score(text, self.sample.references)
+
+    def keep_answer_rows(self, steps: Sequence[torch.Tensor]) -> None:
+        """Keep one row per answer token, (layer, head, key) each, of growing length."""
+        length = len(self.encoding)
+        self.row_positions = np.arange(length, length + len(steps))
+        layers, heads = self.attention.shape[:2]
+        self.rows = np.full((layers, heads, len(steps), length + len(steps)), np.nan, np.float32)
+        for step, row in enumerate(steps):
+            self.rows[:, :, step, : row.shape[-1]] = row.float().cpu().numpy()
+
+
+def record_sample(vlm: VLM, sample: Sample, encoding: Encoding, first: Prefill, index: int, positions: Sequence[int] | None) -> Record:
+    """The record of sample `index` of a batch, from its prefill. `positions` are the further rows the prefill holds.
+
+    Raises
+    ------
+    CaptureError
+        Part of the attention is on padding.
+    """
+    left = first.run.ids.shape[1] - len(encoding)
+    captured = torch.stack([layer[index, :, :, left:] for layer in first.outputs.attentions]).cpu().numpy()
+    _check_padding(captured[:, :, 0], sample)
+    _mark_unreachable(vlm, captured, [len(encoding) - 1, *(positions or [])])
+    logits = first.outputs.logits[index, -1].float().log_softmax(-1)
+    record = Record(
+        sample=sample,
+        encoding=encoding,
+        sha256=tuple(image_sha256(image) for image in encoding.images),
+        attention=captured[:, :, 0],
+        coverage=_coverage(sample, encoding),
+        visibility=_visibility(sample, encoding),
+        scores={"entropy": float(-torch.xlogy(logits.exp(), logits.exp()).sum())},
+        residual=torch.stack([layer[index] for layer in first.residual]).float().cpu().numpy() if first.residual else None,
+    )
+    if positions is not None:
+        record.rows = captured[:, :, 1 : 1 + len(positions)]
+        record.row_positions = np.asarray(positions, dtype=np.int64)
+    encoding.inputs.clear()  # pixel values of a whole benchmark would not fit into memory
+    return record
+
+
+def _check_padding(attention: _Floats, sample: Sample) -> None:
+    """A prompt's own tokens must hold all of its attention, in every batch: what is missing went to the padding."""
+    missing = 1 - attention.sum(-1, dtype=np.float64)
+    layer, head = np.unravel_index(np.abs(missing).argmax(), missing.shape)
+    worst = float(missing[layer, head])
+    if not abs(worst) <= SUM_TOLERANCE:
+        raise CaptureError(
+            f"Attention of layer {layer}, head {head} on the tokens of sample {sample.id!r} sums to {1 - worst:.4g}, not 1: padding is "
+            "attended to, so the model's mask was lost; register the mask function of row capture (interp.capture.attention.register)."
+        )
+
+
+def _mark_unreachable(vlm: VLM, rows: _Floats, positions: Sequence[int]) -> None:
+    """NaN, not zero, where a sliding layer's window does not reach: a head that cannot see the picture has no opinion on it."""
+    window = getattr(vlm.hf_model.config.get_text_config(), "sliding_window", None)
+    for layer, kind in enumerate(vlm.layer_kinds):
+        if kind == "sliding" and window:
+            for query, position in enumerate(positions):
+                rows[layer, :, query, : max(position - window + 1, 0)] = np.nan
+
+
+def _coverage(sample: Sample, encoding: Encoding) -> _Floats:
+    shares = np.full(len(encoding), np.nan)
+    for index, image in enumerate(encoding.images):
+        tokens = encoding.image_index == index
+        shares[tokens] = coverage(encoding.token_boxes[tokens], _evidence(sample, index), image.size)
+    return shares
+
+
+def _visibility(sample: Sample, encoding: Encoding) -> Visibility:
+    found: list[Visibility] = []
+    for index, image in enumerate(encoding.images):
+        tokens = encoding.image_index == index
+        found.append(visibility(_evidence(sample, index), encoding.token_boxes[tokens], encoding.token_scale[tokens], image.size))
+    order: tuple[Visibility, ...] = ("none", "visible", "cut", "too_small", "lost")
+    return max(found, key=order.index)
+
+
+def _evidence(sample: Sample, image_index: int) -> _Floats:
+    boxes = [region.box for region in sample.evidence if region.image_index == image_index]
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)

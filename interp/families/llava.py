@@ -1,0 +1,67 @@
+"""LLaVA-1.5: the shortest edge is resized, the centre is cropped, and one row-major grid of patches remains.
+
+What the crop removes reaches no token (half of a 2:1 picture). All numbers are read from the image processor and the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.errors import ModelError
+from interp.families.regions import Family, Size, TokenRegions, grid, no_region
+
+_PATCH_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # extra tokens a tower puts before its patches (the class token)
+
+
+def _resized(size: Size, target: Mapping[str, int]) -> Size:
+    """Width and height after the image processor's resize, with its own rounding (the long edge is truncated)."""
+    width, height = size
+    edge = target.get("shortest_edge")
+    if edge is None:
+        return target["width"], target["height"]
+    if width <= height:
+        return edge, int(edge * height / width)
+    return int(edge * width / height), edge
+
+
+def _crop_origin(length: int, crop: int, floors: bool) -> int:
+    """First kept pixel along one axis; negative where the picture is smaller than the crop and is padded.
+
+    The two image backends of transformers put the odd pixel of a padding on different sides (`floors`: the PIL one).
+    """
+    if length >= crop or floors:
+        return (length - crop) // 2
+    return -((crop - length) // 2)
+
+
+def _image_regions(processor: Any, config: Any, size: Size, image_index: int, inputs: Mapping[str, NDArray[Any]]) -> TokenRegions:
+    tower = config.vision_config.model_type
+    if tower not in _PATCH_TOWERS:
+        raise ModelError(f"Vision tower {tower!r} of this LLaVA model is not supported; use one with {' or '.join(_PATCH_TOWERS)}.")
+    images = processor.image_processor
+    resized = _resized(size, _numbers(images.size)) if images.do_resize else size
+    seen, origin = resized, (0, 0)
+    if images.do_center_crop:
+        crop = _numbers(images.crop_size)
+        seen = (crop["width"], crop["height"])
+        floors = type(images).__name__.endswith("Pil")
+        origin = (_crop_origin(resized[0], seen[0], floors), _crop_origin(resized[1], seen[1], floors))
+    patch = config.vision_config.patch_size
+    scale = (resized[0] / size[0], resized[1] / size[1])
+    patches = grid(seen[1] // patch, seen[0] // patch, (patch, patch), origin, scale, size, image_index=image_index)
+    extra = _PATCH_TOWERS[tower] if config.vision_feature_select_strategy == "full" else _PATCH_TOWERS[tower] - 1
+    if extra < 0:
+        raise ModelError("This LLaVA model drops the first patch of a tower without class token; set vision_feature_select_strategy='full'.")
+    return TokenRegions.join([no_region(extra, image_index=image_index), patches])
+
+
+def _numbers(size: Any) -> dict[str, int]:
+    """The entries of a transformers size (a mapping, or an object that converts to one) that are set."""
+    return {name: int(np.asarray(value)) for name, value in dict(size).items() if value is not None}
+
+
+FAMILY = Family("llava", _image_regions)

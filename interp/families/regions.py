@@ -1,0 +1,111 @@
+"""What every model family answers: which box of the original picture each visual token stands for.
+
+Boxes are ``(x0, y0, x1, y1)`` in pixels of the original picture, half-open. A *view* is one rendering of the picture that the
+model sees (the whole picture squashed, a tile of it, a thumbnail); within a view, tokens sit in a grid of rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Size = tuple[int, int]  # (width, height) of an original picture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRegions:
+    """The visual tokens of one picture, in token order.
+
+    Parameters
+    ----------
+    boxes
+        (n, 4) float64, original pixels, clipped to the picture; NaN for a token that stands for no region (newline, separator).
+    scale
+        (n, 2) float64, processed pixels per original pixel along x and y; NaN where there is no box.
+    view, row, col
+        (n,) int64 place of the token; -1 where there is none.
+    image_index
+        (n,) int64, the picture of the prompt the token belongs to.
+    """
+
+    boxes: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    view: NDArray[np.int64]
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    image_index: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @staticmethod
+    def join(parts: Sequence[TokenRegions]) -> TokenRegions:
+        """The tokens of several views or pictures, one after the other."""
+        names = ("boxes", "scale", "view", "row", "col", "image_index")
+        return TokenRegions(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+ImageRegions = Callable[[Any, Any, Size, int, Mapping[str, NDArray[Any]]], TokenRegions]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model family: its Hugging Face `model_type` and its one fact.
+
+    Parameters
+    ----------
+    model_type
+        ``config.model_type`` of the whole vision-language model.
+    image_regions
+        ``(processor, config, (width, height), image_index, inputs) -> TokenRegions`` for one picture of the prompt. `inputs` are
+        the processor's outputs as numpy arrays, for families whose grid depends on them.
+    """
+
+    model_type: str
+    image_regions: ImageRegions
+
+
+def grid(
+    rows: int,
+    cols: int,
+    cell: tuple[float, float],
+    origin: tuple[float, float],
+    scale: tuple[float, float],
+    size: Size,
+    *,
+    view: int = 0,
+    image_index: int = 0,
+) -> TokenRegions:
+    """A row-major grid of equal cells laid over a picture.
+
+    Parameters
+    ----------
+    rows, cols
+        Cells down and across.
+    cell
+        Width and height of a cell, processed pixels.
+    origin
+        Where the first cell begins, in processed pixels of the resized picture (positive: the left or top was cropped away).
+    scale
+        Processed pixels per original pixel along x and y.
+    size
+        Width and height of the original picture; cells are clipped to it, and a cell wholly outside stands for no region.
+    """
+    row, col = (index.ravel() for index in np.indices((rows, cols)))
+    corners = np.stack([col, row, col + 1, row + 1], axis=1).astype(np.float64)
+    boxes = (corners * (*cell, *cell) + (*origin, *origin)) / (*scale, *scale)
+    boxes = np.clip(boxes, 0.0, (*size, *size))
+    outside = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+    scales = np.tile(np.asarray(scale, dtype=np.float64), (rows * cols, 1))
+    boxes[outside], scales[outside] = np.nan, np.nan
+    return TokenRegions(boxes, scales, np.full(rows * cols, view), row, col, np.full(rows * cols, image_index))
+
+
+def no_region(count: int, *, image_index: int = 0) -> TokenRegions:
+    """`count` tokens that stand for no region of the picture."""
+    nowhere = np.full(count, -1)
+    return TokenRegions(np.full((count, 4), np.nan), np.full((count, 2), np.nan), nowhere, nowhere, nowhere, np.full(count, image_index))

@@ -1,0 +1,154 @@
+"""The model card of an organism, written by the run that trained it: figures as JSON, and the same figures as a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from interp.organisms.assessment import Figures
+from interp.organisms.batches import SHARES
+from interp.organisms.mixture import ABSENT, FORMS, RELATIONAL
+from interp.organisms.training import Recipe
+
+FIGURES, PAGE = "card.json", "README.md"
+
+
+def hardware() -> dict[str, str]:
+    """The machine a run had."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "torch threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def write_card(folder: Path, recipe: Recipe, seconds: float, parameters: int, assessments: Sequence[Figures]) -> None:
+    """Write ``card.json`` and ``README.md`` into `folder`."""
+    card = {
+        "organism": recipe.organism,
+        "recipe": asdict(recipe),
+        "parameters": parameters,
+        "training seconds": round(seconds),
+        "hardware": hardware(),
+        "assessments": list(assessments),
+    }
+    (folder / FIGURES).write_text(json.dumps(card, indent=1), encoding="utf-8")
+    (folder / PAGE).write_text(page(card), encoding="utf-8")
+
+
+def page(card: Mapping[str, Any]) -> str:
+    """The card as Markdown. Every number comes from `card`."""
+    recipe, name = card["recipe"], card["organism"]
+    lines = [
+        f"# demo/{name}",
+        "",
+        f"A small, truly trained vision-language model ({card['parameters']:,} parameters) that reads handwritten digits on coloured cards on "
+        "photographs. It exists to test and to show the toolkit: that an effect can occur here is no evidence about any released checkpoint.",
+        "",
+        "## Training",
+        "",
+        f"`interp organisms train {name} --seed {recipe['seed']}`, {card['training seconds'] / 60:.0f} minutes of optimisation on "
+        + ", ".join(f"{k}: {v}" for k, v in card["hardware"].items())
+        + ". Data: the `train` split of `digits` (its own glyphs and photograph regions), drawn anew at every step.",
+        "",
+        "| stage | steps | learning rate (language, tower) | what is learned |",
+        "|---|---|---|---|",
+        *(
+            f"| {stage} | {recipe['steps'][stage]} | {recipe['rates'][stage][0]:g}, {recipe['rates'][stage][1]:g} | {what} |"
+            for stage, what in _STAGES.items()
+        ),
+        "",
+        "Questions stage, shares of the steps: "
+        + ", ".join(f"{k} {v:.0%}" for k, v in SHARES.items())
+        + ". Wordings of the one-question rows: "
+        + ", ".join(f"{k} {v:.0%}" for k, v in FORMS.items())
+        + f". Of the questions {ABSENT:.0%} ask for a card that is not there and {RELATIONAL:.0%} name the card by its relation to another.",
+        "",
+        "**How the mechanism was shaped.** With pictures first, "
+        f"the edges from the prompt's tokens to the visual tokens were cut in {recipe['knockout']:.0%} of the training rows, all but those of the "
+        "last prompt token; so the last prompt token reads the evidence itself. Inference is not changed. "
+        f"In the questions stage {recipe['prior']:.0%} of the one-digit cards in red, blue, yellow and purple carry that colour's own digit; "
+        "the stages before have no such prior, so that the tower learns to read before there is a prior to follow. "
+        "All pictures are brightened, dimmed, or dimmed in smooth patches at random, blind to what is asked.",
+        "",
+    ]
+    for figures in card["assessments"]:
+        lines += _assessment(figures)
+    return "\n".join(lines) + "\n"
+
+
+_STAGES = {
+    "vision": "colour and digit of the card under every visual token",
+    "captions": "each colour word followed at once by its digits",
+    "questions": "the mixture below",
+}
+
+
+def _assessment(figures: Mapping[str, Any]) -> list[str]:
+    lines = [f"## Split `{figures['split']}`, n = {figures['n']}", "", "Strict exact match with 95 % bootstrap intervals over scenes.", ""]
+    orders = figures["orders"]
+    lines += [f"| samples | {' | '.join(orders)} |", "|---|" + "---|" * len(orders)]
+    first = next(iter(orders.values()))["answers"]
+    for group, cells in first.items():
+        single = "mean" in cells
+        for name in [""] if single else cells:
+            row = [o["answers"][group] if single else o["answers"][group].get(name) for o in orders.values()]
+            lines.append(f"| {group}{' ' + name if name else ''} | {' | '.join(_cell(c) for c in row)} |")
+    lines += ["", "### Prompt forms, pictures first", "", "| form | answerable | absent |", "|---|---|---|"]
+    for form, cells in figures["forms"].items():
+        if "answerable" in cells:
+            lines.append(f"| {form} | {_cell(cells['answerable'])} | {_cell(cells['absent'])} |")
+        else:
+            lines.append(f"| {form}: asked card described | {_cell(cells['asked card described'])} | |")
+    lines += ["", "### Wrong answers", "", "| | " + " | ".join(orders) + " |", "|---|" + "---|" * len(orders)]
+    failures = [o["failures"] for o in orders.values()]
+    for key in failures[0]:
+        if key == "wrong by kind":
+            for kind in failures[0][key]:
+                lines.append(f"| wrong, {kind} | " + " | ".join(str(f[key].get(kind, 0)) for f in failures) + " |")
+        else:
+            lines.append(f"| {key} | " + " | ".join(f"{f[key]:.2f}" if isinstance(f[key], float) else str(f[key]) for f in failures) + " |")
+    lines += ["", "### Where the last prompt token looks (visible evidence, answerable)", ""]
+    for order, cells in orders.items():
+        grounding = cells["grounding"]
+        profile = grounding["profile"]
+        lines += [
+            f"**{order}**: profiled layers {', '.join(map(str, profile['layers']))} (split `profile`, n = {profile['n']}, mean AUROC by layer "
+            f"{_numbers(profile['auroc'])}). Image mass by layer {_numbers(grounding['image mass by layer'])}.",
+            "",
+        ]
+        for group in ("correct", "wrong"):
+            g = grounding[group]
+            lines.append(
+                f"- {group}: AUROC of the profiled map {_cell(g['auroc of profiled map'])}; mean AUROC of the profiled layers "
+                f"{_cell(g['mean auroc of profiled layers'])}; by layer {_numbers(g['auroc by layer'])}"
+            )
+        if "question rows" in grounding:
+            q = grounding["question rows"]
+            lines.append(
+                f"- rows of the question's tokens: mean AUROC by layer {_numbers(q['mean auroc by layer'])}; of each sample's best token "
+                f"{_numbers(q['mean of best token by layer'])} (a maximum over tokens, so above 0.5 by chance); "
+                f"image mass by layer {_numbers(q['image mass by layer'])}"
+            )
+        lines.append("")
+    return lines
+
+
+def _cell(figure: Mapping[str, float] | None) -> str:
+    if figure is None or figure["n"] == 0:
+        return "n = 0"
+    return f"{figure['mean']:.3f} [{figure['lower']:.3f}, {figure['upper']:.3f}] n = {figure['n']}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{v:.2f}" for v in values)

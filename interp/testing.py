@@ -1,0 +1,211 @@
+"""What tests, examples and measurements need: tiny random models, a benchmark model, seeded samples and seeded traces.
+
+Tiny models have the layers, heads, processor and chat template of the real family and random weights; their attention is peaky, so that
+a wrong row is far from the right one. No file and no network is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+from interp.benchmarks.sample import Region, Sample
+from interp.errors import InterpError
+from interp.vlm import VLM
+
+WORDS = (
+    "what which is are the a of in on to colour digit number card circle square left right top bottom red green blue yellow black white "
+    "user assistant system answer question image describe directly based no explanation needed if does not contain any relevant evidence "
+    "output only use words from picture especially those highlighted region write general description according information provided "
+    "following i cannot given you helpful zero one two three four five six seven eight nine"
+).split()
+_MARKS = list(".,:;?!'\"()\u201c\u201d/")
+_SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
+_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ' :' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ ' <image>' }}{% else %}{{ ' ' + part['text'] }}{% endif %}"
+    "{% endfor %}{% if message['role'] == 'assistant' %}{{ ' </s>' }}{% endif %}{{ ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant :' }}{% endif %}"
+)
+
+
+def tokenizer() -> Any:
+    """A fast word-level tokenizer (case is kept apart by lower-casing) whose first token is ``<s>``."""
+    vocabulary = {word: i for i, word in enumerate([*_SPECIAL, *_MARKS, *dict.fromkeys(WORDS)])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    from tokenizers import normalizers, processors
+
+    raw.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
+    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])  # pyright: ignore
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])])  # pyright: ignore
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+        padding_side="left",
+    )
+    fast.add_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL], special_tokens=True)
+    return fast
+
+
+def tiny_vlm(
+    family: str = "llava", seed: int = 0, dtype: torch.dtype = torch.float32, prompt_order: Any = "image-first", **text: Any
+) -> VLM:
+    """A random model of a family: 4 layers, 4 heads over 2 key-value heads, and 16 visual tokens a picture.
+
+    Parameters
+    ----------
+    family
+        A `model_type` with a builder here.
+    seed
+        Seeds the weights.
+    text
+        Overrides of the text configuration (for example ``num_key_value_heads=4``).
+
+    Raises
+    ------
+    InterpError
+        There is no builder for `family`.
+    """
+    if family not in _BUILDERS:
+        raise InterpError(f"No tiny model of family {family!r}; use one of {', '.join(_BUILDERS)}.")
+    model, processor = _BUILDERS[family](_text_config(**text), image=28, patch=7)
+    _randomise(model, seed)
+    return VLM(model.to(dtype), processor, prompt_order, name=f"tiny/{family}")
+
+
+def bench_model(seed: int = 0) -> VLM:
+    """The model that performance is measured on: text hidden 512, 8 layers, 8 heads, 256 visual tokens, float32."""
+    text = _text_config(
+        hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=8, head_dim=64
+    )
+    model, processor = _llava(text, image=224, patch=14)
+    _randomise(model, seed)
+    return VLM(model, processor, name="bench/llava")
+
+
+def bench_samples(vlm: VLM, n_tokens: int, n: int = 1, seed: int = 0) -> list[Sample]:
+    """Samples whose base prompt has exactly `n_tokens` tokens for `vlm`: the question is filled up with words.
+
+    Raises
+    ------
+    InterpError
+        The picture and the wording alone take more than `n_tokens`.
+    """
+    rng = np.random.default_rng(seed)
+    edge = vlm.hf_model.config.vision_config.image_size
+    picture = _picture(rng, edge, edge)
+    shortest = len(vlm.encode(Sample("bench", picture, "is", "one")))
+    if n_tokens < shortest:
+        raise InterpError(f"A prompt of {n_tokens} tokens is too short for this model; use {shortest} or more.")
+    return [
+        Sample(f"bench-{i}", _picture(rng, edge, edge), " ".join(rng.choice(WORDS, n_tokens - shortest + 1)), "one", image_id=str(i))
+        for i in range(n)
+    ]
+
+
+def samples(n: int, seed: int = 0, n_images: int = 1) -> list[Sample]:
+    """Seeded samples: noise pictures of various shapes, word-salad questions of various lengths (any three in a row differ), one or two evidence boxes."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(n):
+        pictures = [_picture(rng, *(int(v) for v in rng.integers(30, 90, 2))) for _ in range(n_images)]
+        regions = [_region(rng, *pictures[0].size, "evidence") for _ in range(1 + i % 2)]
+        regions.append(_region(rng, *pictures[0].size, "distractor"))
+        question = "what is the " + " ".join(rng.choice(WORDS, 1 + 3 * (i % 3) + int(rng.integers(3)))) + " ?"
+        references = ["one"] if i % 3 else ["two", "two three"]
+        made.append(
+            Sample(
+                f"synthetic-{seed}-{i}",
+                pictures,
+                question,
+                references,
+                regions,
+                image_id=f"picture-{seed}-{i // 2}",
+                dataset="synthetic",
+                split="test",
+                knobs={"cards": i % 4, "arm": "neutral" if i % 2 else "conflict"},
+            )
+        )
+    return made
+
+
+def _region(rng: np.random.Generator, width: int, height: int, role: Any) -> Region:
+    x, y = rng.uniform(0, width * 0.7), rng.uniform(0, height * 0.7)
+    return Region((x, y, x + width * rng.uniform(0.1, 0.3), y + height * rng.uniform(0.1, 0.3)), role)
+
+
+def _picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def _text_config(**changes: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(_SPECIAL) + len(_MARKS) + len(dict.fromkeys(WORDS)),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 24,  # not hidden / heads, as in several real models
+        "max_position_embeddings": 8192,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        **changes,
+    }
+
+
+def _llava(text: dict[str, Any], image: int, patch: int) -> tuple[Any, Any]:
+    words = tokenizer()
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=image, patch_size=patch
+    )
+    config = transformers.LlavaConfig(
+        vision_config=vision,
+        text_config=transformers.LlamaConfig(**text),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    pictures = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": image}, crop_size={"height": image, "width": image}
+    )
+    processor = transformers.LlavaProcessor(
+        image_processor=pictures,
+        tokenizer=words,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_TEMPLATE,
+    )
+    model = transformers.LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    return model, processor
+
+
+_BUILDERS: dict[str, Callable[..., tuple[Any, Any]]] = {"llava": _llava}
+
+
+def _randomise(model: Any, seed: int, sharpness: float = 4.0) -> None:
+    """Weights that keep activations of size one, with query and key of the decoder scaled so that its attention is peaky."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=random)
+            if weight.ndim >= 2:
+                weight.copy_(noise / math.sqrt(math.prod(weight.shape[1:])))
+            elif "norm" in name and name.endswith("weight"):
+                weight.add_(0.3 * noise)
+            else:
+                weight.copy_(noise if name.endswith("class_embedding") else 0.1 * noise)
+            if "language_model" in name and name.endswith(("q_proj.weight", "k_proj.weight")):
+                weight.mul_(math.sqrt(sharpness))
+    model.eval()
