@@ -64,7 +64,13 @@ def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 @torch.no_grad()
 def greedy(
-    run: Run, outputs: Any, ends: Sequence[int], pad: int, max_new_tokens: int, extra: Mapping[str, Any] | None = None, feed_last: bool = False
+    run: Run,
+    outputs: Any,
+    ends: Sequence[int],
+    pad: int,
+    max_new_tokens: int,
+    extra: Mapping[str, Any] | None = None,
+    feed_last: bool = False,
 ) -> Answers:
     """Answer ids by arg-max from a finished prefill, until every sample has ended.
 

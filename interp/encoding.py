@@ -155,13 +155,13 @@ def _system_end(processor: Any) -> int:
     except TemplateError:  # a template of single turns: everything around the user's words is template
         return 0
     first, later = talk.split(_OPEN)[0], talk.split(_ASK)[-1].split(_ASKED)[0]
-    shared = next((i for i, (a, b) in enumerate(zip(reversed(first), reversed(later), strict=False)) if a != b), min(len(first), len(later)))
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(reversed(first), reversed(later), strict=False)) if a != b), min(len(first), len(later))
+    )
     return len(first) - shared
 
 
-def encode(
-    processor: Any, config: Any, family: Family, sample: Sample, prompt: str, order: PromptOrder, history: History = ()
-) -> Encoding:
+def encode(processor: Any, config: Any, family: Family, sample: Sample, prompt: str, order: PromptOrder, history: History = ()) -> Encoding:
     """A sample as model inputs with the origin of every token. See `Encoding`.
 
     Raises
@@ -188,7 +188,9 @@ def encode(
     offsets = np.asarray(inputs.pop("offset_mapping")[0], dtype=np.int64)
     replaced = inputs.pop("text_replacement_offsets", None)
     if not replaced:
-        raise AlignmentError(f"Processor {type(processor).__name__} does not say where it put the pictures; use a processor of transformers 5.")
+        raise AlignmentError(
+            f"Processor {type(processor).__name__} does not say where it put the pictures; use a processor of transformers 5."
+        )
     shift = _Shift(rendered.text, replaced[0])
     ids = inputs["input_ids"][0].numpy()
     is_image = ids == config.image_token_id

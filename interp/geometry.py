@@ -78,8 +78,8 @@ def visibility(evidence: ArrayLike, boxes: ArrayLike, scale: ArrayLike, size: tu
     regions, scales = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), np.asarray(scale, dtype=np.float64).reshape(-1, 2)
     real = ~np.isnan(regions[:, 0])
     regions, scales = regions[real], scales[real]
-    states = [_visibility_of(box, regions, scales) for box in marked]
-    return max(states, key=_ORDER.index, default="none")
+    states: list[Visibility] = [_visibility_of(box, regions, scales) for box in marked]
+    return max(states, key=_ORDER.index) if states else "none"
 
 
 def _visibility_of(box: _Floats, regions: _Floats, scales: _Floats) -> Visibility:

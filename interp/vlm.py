@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, overload
+from urllib.parse import urlsplit
 
+import huggingface_hub
 import torch
 import transformers
 from nnsight.modeling.transformers import TransformersModel
@@ -122,9 +126,17 @@ class VLM:
     def batch(self, encodings: Sequence[Encoding]) -> dict[str, torch.Tensor]:
         """Inputs of several prompts, left-padded, on the model's device and in its floating type."""
         inputs = collate(encodings, self.pad_token)
-        return {
-            name: value.to(self.device, self.dtype if value.is_floating_point() else None) for name, value in inputs.items()
-        }
+        return {name: value.to(self.device, self.dtype if value.is_floating_point() else None) for name, value in inputs.items()}
+
+    @overload
+    def generate(
+        self, samples: Sample, prompt: str = ..., max_new_tokens: int = ..., history: History = ..., *, batch_size: int = ...
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self, samples: Sequence[Sample], prompt: str = ..., max_new_tokens: int = ..., history: History = ..., *, batch_size: int = ...
+    ) -> list[str]: ...
 
     def generate(
         self,
@@ -132,8 +144,10 @@ class VLM:
         prompt: str = "base",
         max_new_tokens: int = _MAX_NEW_TOKENS,
         history: History = (),
-    ) -> Any:
-        """The greedy answer to a sample, or a list of answers to several (run as one left-padded batch).
+        *,
+        batch_size: int = 8,
+    ) -> str | list[str]:
+        """The greedy answer to a sample, or a list of answers to several.
 
         Parameters
         ----------
@@ -141,21 +155,25 @@ class VLM:
             As in :meth:`encode`.
         max_new_tokens
             Longest answer, in tokens.
+        batch_size
+            Samples per left-padded batch.
 
         Returns
         -------
         str, or list of str
         """
         several = [samples] if isinstance(samples, Sample) else list(samples)
-        if not several:
-            return []
-        inputs = self.batch([self.encode(sample, prompt, history) for sample in several])
-        with torch.no_grad():
-            run = Run.start(self.hf_model, inputs)
-            outputs = self.hf_model(**run.prefill_inputs(), logits_to_keep=1, return_dict=True)
-            answers = greedy(run, outputs, self.end_tokens, self.pad_token, max_new_tokens)
-        texts = self.decode(answers.ids)
+        texts: list[str] = []
+        for start in range(0, len(several), batch_size):
+            encodings = [self.encode(sample, prompt, history) for sample in several[start : start + batch_size]]
+            texts += self._answer(encodings, max_new_tokens)
         return texts[0] if isinstance(samples, Sample) else texts
+
+    @torch.no_grad()
+    def _answer(self, encodings: Sequence[Encoding], max_new_tokens: int) -> list[str]:
+        run = Run.start(self.hf_model, self.batch(encodings))
+        outputs = self.hf_model(**run.prefill_inputs(), logits_to_keep=1, return_dict=True)
+        return self.decode(greedy(run, outputs, self.end_tokens, self.pad_token, max_new_tokens).ids)
 
     def decode(self, ids: torch.Tensor) -> list[str]:
         """Texts of generated ids (batch, step), without special tokens and outer white space."""
@@ -197,23 +215,24 @@ def load_vlm(
     '7'
     """
     source = _resolve(str(name))
+    where = {"revision": revision, "local_files_only": _is_folder(source) or not _hub_resolves()}
     try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
+        config = transformers.AutoConfig.from_pretrained(source, **where)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_not_found(str(name))) from error
     _check_config(config, str(name))
     family_for(config)
     try:
-        processor = transformers.AutoProcessor.from_pretrained(source, revision=revision)
+        processor = transformers.AutoProcessor.from_pretrained(source, **where)
         model = transformers.AutoModelForImageTextToText.from_pretrained(
-            source, revision=revision, dtype=_dtype(dtype), attn_implementation="sdpa", use_safetensors=True
+            source, dtype=_dtype(dtype), attn_implementation="sdpa", use_safetensors=True, **where
         )
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"Model {str(name)!r} could not be loaded ({reason}); it needs a processor and weights as .safetensors files."
         ) from error
-    target = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = model.to(target)
     except (RuntimeError, AssertionError) as error:
@@ -233,9 +252,26 @@ def _resolve(name: str) -> str:
     raise ModelError(f"Demo model {name!r} does not ship with this package; use {' or '.join(known) if known else 'a Hugging Face id'}.")
 
 
+def _is_folder(name: str) -> bool:
+    return Path(name).is_dir()
+
+
+def _hub_resolves() -> bool:
+    """False where the hub's name cannot be looked up: then only its local cache is asked, instead of retrying for half a minute."""
+    if {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} & set(os.environ):
+        return True  # the proxy looks names up
+    try:
+        socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
 def _not_found(name: str) -> str:
-    if Path(name).is_dir():
-        return f"Folder {name!r} does not hold a usable model; it needs a config.json of a known model type (write it with save_pretrained)."
+    if _is_folder(name):
+        return (
+            f"Folder {name!r} does not hold a usable model; it needs a config.json of a known model type (write it with save_pretrained)."
+        )
     return (
         f"Model {name!r} was not found: it is no demo model and no local folder, and the Hugging Face hub does not know it or cannot be "
         "reached; check the spelling, log in for a gated model, or download it first."
@@ -255,7 +291,7 @@ def _check_config(config: Any, name: str) -> None:
     if getattr(config, "vision_config", None) is None:
         raise ModelError(
             f"Model {name!r} is text-only (model type {getattr(config, 'model_type', '?')!r} has no vision tower); "
-            "use a vision-language model such as demo/llava."
+            "use a vision-language model."
         )
 
 
@@ -275,5 +311,3 @@ def _check_processor(model: Any, processor: Any, name: str) -> None:
         )
     if not getattr(model, "_supports_sdpa", False) or not hasattr(model.model, "language_model"):
         raise ModelError(f"Attention of {name!r} cannot be switched for capture; use the transformers implementation of the model.")
-
-

@@ -44,9 +44,9 @@ def eager_rows(vlm: VLM, sample: interp.Sample) -> torch.Tensor:
     return torch.stack(outputs.attentions)[:, 0]
 
 
-def worst(vlm: VLM, batch_size: int, layers: slice = slice(None), **options: bool) -> float:
+def worst(vlm: VLM, batch_size: int, layers: slice = slice(None), self_check: bool = True) -> float:
     bench = samples(3)
-    traced = interp.trace(vlm, bench, batch_size=batch_size, answers=False, **options)
+    traced = interp.trace(vlm, bench, batch_size=batch_size, answers=False, self_check=self_check)
     gaps = []
     for i, sample in enumerate(bench):
         expected = eager_rows(vlm, sample)[:, :, -1].float().numpy()

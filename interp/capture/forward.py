@@ -15,6 +15,7 @@ from interp.decoding import Run
 from interp.encoding import Encoding
 from interp.vlm import VLM
 
+
 @dataclass(eq=False)
 class Prefill:
     """What one prefill gives.

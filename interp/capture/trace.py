@@ -100,9 +100,7 @@ def trace(
             began = time.perf_counter()
             batch = chosen[start : start + batch_size]
             encodings = [vlm.encode(sample, prompt) for sample in batch]
-            made = _trace_batch(
-                vlm, batch, encodings, answers, queries, residual, max_new_tokens, check=self_check and start == 0
-            )
+            made = _trace_batch(vlm, batch, encodings, answers, queries, residual, max_new_tokens, check=self_check and start == 0)
             seconds = (time.perf_counter() - began) / len(batch)
             for record in made:
                 record.scores["seconds"] = seconds
@@ -110,13 +108,13 @@ def trace(
     settings = {
         "prompt": prompt,
         "answers": answers,
-        "queries": queries if queries is None or isinstance(queries, str) else list(queries),
+        "queries": queries if isinstance(queries, str) else list(queries or ()),
         "max_new_tokens": max_new_tokens,
         "shard": shard or "",
     }
     dataset = assemble(records, vlm, settings)
     if store is not None:
-        dataset.to_zarr(store, mode="w-", consolidated=True)
+        _write(dataset, store)
     return dataset
 
 

@@ -55,7 +55,9 @@ def _image_regions(processor: Any, config: Any, size: Size, image_index: int, in
     patches = grid(seen[1] // patch, seen[0] // patch, (patch, patch), origin, scale, size, image_index=image_index)
     extra = _PATCH_TOWERS[tower] if config.vision_feature_select_strategy == "full" else _PATCH_TOWERS[tower] - 1
     if extra < 0:
-        raise ModelError("This LLaVA model drops the first patch of a tower without class token; set vision_feature_select_strategy='full'.")
+        raise ModelError(
+            "This LLaVA model drops the first patch of a tower without class token; set vision_feature_select_strategy='full'."
+        )
     return TokenRegions.join([no_region(extra, image_index=image_index), patches])
 
 

@@ -72,8 +72,8 @@ def train_organism(
     done = run.steps_done
     if stop_after is None or done < stop_after:
         for record in run.steps():
-            report(record, total)
             done += 1
+            report(record | {"done": done}, total)
             if stop_after is not None and done >= stop_after:
                 run.save()
                 break

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from interp.benchmarks.digits.assets import material
-from interp.benchmarks.digits.scene import COLOURS, SINGLES, Scene, SceneOptions, draw_scene
+from interp.benchmarks.digits.scene import COLOURS, PADDING, SINGLES, Card, Scene, SceneOptions, draw_count, draw_scene
 from interp.organisms.mixture import Asker, Row, Turn
 
 STAGES = ("vision", "captions", "questions")
@@ -48,7 +48,7 @@ class Draws:
     seed: int
     prior: float
     knockout: float
-    ramp: int
+    ramp: tuple[int, int]
 
     def __call__(self, stage: str, step: int) -> Batch:
         """The batch of one step."""
@@ -64,21 +64,48 @@ class Draws:
             return self._one_image(rng, lambda scene, _: self.asker.two_turns(rng, scene), n=12, rows=3)
         return self._two_images(rng) if shape == "two images" else self._question_first(rng)
 
-    def _vision(self, rng: np.random.Generator, step: int, n: int = 48) -> Batch:
-        """Dense scenes, clear at first and as hard as the benchmark's after `ramp` steps: from hard scenes alone reading hardly starts."""
-        ease = max(0.0, 1.0 - step / self.ramp)
+    def _vision(self, rng: np.random.Generator, step: int, n: int = 20) -> Batch:
+        """Dense pictures: mosaics, which show the most handwriting per visual token, and one scene in four. From scenes alone reading
+        hardly starts: a glyph lies across tokens at any offset, and each offset must be learned. Clear at first; over `ramp`, steps
+        from and to, they become as dim, noisy and many-digited as the benchmark's."""
+        clear = min(1.0, max(0.0, (self.ramp[1] - step) / (self.ramp[1] - self.ramp[0])))
         hard = SceneOptions()
         options = replace(
             hard,
             n_cards=(4, 6),
-            contrast=(hard.contrast[0] + ease * (hard.contrast[1] - hard.contrast[0]), hard.contrast[1]),
-            noise=(0.0, hard.noise[1] * (1 - ease)),
-            one_digit=SINGLES + ease * (1 - SINGLES),
+            contrast=(hard.contrast[0] + 0.8 * clear * (hard.contrast[1] - hard.contrast[0]), hard.contrast[1]),
+            noise=(0.0, hard.noise[1] * (1 - 0.8 * clear)),
+            one_digit=SINGLES + clear * (1 - SINGLES),
             inside_centre=True,
         )
-        scenes = [draw_scene(rng, material("train"), options) for _ in range(n)]
+        pool = material("train")
+        scenes = [self._mosaic(rng, options) if rng.random() < 0.75 else draw_scene(rng, pool, options) for _ in range(n)]
         pictures = [self._picture(s) for s in scenes]
-        return Batch(self._pixels(rng, pictures, relit=1 - ease), dense=torch.stack([self._dense(s) for s in scenes]))
+        return Batch(self._pixels(rng, pictures, relit=1 - clear), dense=torch.stack([self._dense(s) for s in scenes]))
+
+    def _mosaic(self, rng: np.random.Generator, options: SceneOptions) -> Scene:
+        """A picture at the model's own size, full of cards in rows, all of one size, each row at its own offset."""
+        edge = self.processor.image_processor.crop_size["height"]
+        glyph = round(edge * rng.uniform(*options.glyph_size))
+        card = glyph + 2 * max(1, round(PADDING * glyph))
+        pool = material("train")
+        cards: list[Card] = []
+        y = int(rng.integers(card))
+        while y + card <= edge:
+            x = int(rng.integers(card))
+            while True:
+                digits = tuple(int(d) for d in rng.integers(0, 10, draw_count(rng, options.one_digit)))
+                width = card + (len(digits) - 1) * glyph
+                if x + width > edge:
+                    break
+                ink = tuple(int(rng.choice(pool.of_digit(d))) for d in digits)
+                colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
+                cards.append(Card(colour, (x, y, x + width, y + card), ink, digits, glyph, float(rng.uniform(0.85, 1.0))))
+                x += width + int(rng.integers(3))
+            y += card + int(rng.integers(3))
+        photo, box = int(rng.integers(len(pool.photos))), (0, 0, edge, edge)
+        contrast, noise = float(rng.uniform(*options.contrast)), float(rng.uniform(*options.noise))
+        return Scene((edge, edge), photo, box, float(rng.uniform(0.5, 1.0)), tuple(cards), contrast, noise, int(rng.integers(2**31)))
 
     def _one_image(
         self, rng: np.random.Generator, ask: Callable[[Scene, int], list[Turn]], *, n: int = 16, rows: int = 4, prior: float | None = None

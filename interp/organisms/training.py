@@ -35,18 +35,18 @@ class Recipe:
     """What a training run depends on. `steps` and `rates` (language, tower) go by stage; rates decay by a cosine to a twentieth.
 
     `prior`: see `interp.benchmarks.digits.TRAIN_PRIOR`. `knockout`: share of rows whose question cannot see the image.
-    `ramp`: share of the vision stage over which its scenes become as hard as the benchmark's.
+    `ramp`: the shares of the vision stage between which its pictures become as hard as the benchmark's.
     """
 
     organism: str = "llava"
     seed: int = 0
-    steps: dict[str, int] = field(default_factory=lambda: {"vision": 1800, "captions": 1500, "questions": 2400})
+    steps: dict[str, int] = field(default_factory=lambda: {"vision": 3200, "captions": 1500, "questions": 2400})
     rates: dict[str, tuple[float, float]] = field(
         default_factory=lambda: {"vision": (2e-3, 2e-3), "captions": (1e-3, 3e-4), "questions": (8e-4, 1e-4)}
     )
     prior: float = TRAIN_PRIOR
     knockout: float = 0.8
-    ramp: float = 0.5
+    ramp: tuple[float, float] = (0.5, 0.8)
     weight_decay: float = 0.01
     warmup: int = 100
     checkpoint_every: int = 100
@@ -61,7 +61,7 @@ class Run:
         width = model.config.vision_config.hidden_size
         self.heads = nn.ModuleList([nn.Linear(width, classes) for classes in (len(COLOURS) + 1, 11, 7)])
         asker = Asker(processor.tokenizer, model.config.image_token_id, self.tokens_per_image)
-        grid, ramp = round(self.tokens_per_image**0.5), round(recipe.steps["vision"] * recipe.ramp)
+        grid, ramp = round(self.tokens_per_image**0.5), tuple(round(recipe.steps["vision"] * share) for share in recipe.ramp)
         self.draws = Draws(processor, asker, grid, recipe.seed, recipe.prior, recipe.knockout, ramp)
         self.stage, self.step = STAGES[0], 0
         self.seconds = 0.0

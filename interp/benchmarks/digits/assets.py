@@ -7,7 +7,7 @@ two of 427 x 640 pixels. No glyph and no photograph pixel is shared between spli
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,7 @@ _PHOTO_REGIONS: dict[str, tuple[tuple[int, tuple[int, int, int, int]], ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Material:
     """What one split may use: `glyphs` (n, 8, 8) float in [0, 1] (1 = ink) with `labels` (n,), and photograph parts."""
 
@@ -34,7 +34,11 @@ class Material:
 
     def of_digit(self, digit: int) -> np.ndarray:
         """Indices into `glyphs` of every glyph of `digit`."""
-        return np.flatnonzero(self.labels == digit)
+        return self._by_digit[digit]
+
+    @cached_property
+    def _by_digit(self) -> list[np.ndarray]:
+        return [np.flatnonzero(self.labels == digit) for digit in range(10)]
 
 
 @cache

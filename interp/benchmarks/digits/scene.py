@@ -31,7 +31,7 @@ Relation = Literal["left of", "right of", "above", "below"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 Box = tuple[int, int, int, int]
 
-_PADDING = 0.18  # card border around the writing, in glyph sides
+PADDING = 0.18  # card border around the writing, in glyph sides
 _GAP = 0.03  # least distance between cards, in short sides of the picture
 _TRIES = 400
 SINGLES = 0.6  # share of the cards that are not asked about with one digit; of the rest five in eight have two, the others three
@@ -116,7 +116,7 @@ class SceneOptions:
     n_cards: tuple[int, int] = (2, 5)
     contrast: tuple[float, float] = (0.45, 1.0)
     noise: tuple[float, float] = (0.0, 0.08)
-    glyph_size: tuple[float, float] = (0.13, 0.17)  # in short sides of the picture
+    glyph_size: tuple[float, float] = (0.10, 0.14)  # in short sides of the picture
     one_digit: float = SINGLES
     prior: float = 0.0
     inside_centre: bool = False
@@ -160,14 +160,14 @@ def _draw(
     if asked_colour is not None:
         colours.insert(0, asked_colour)
     side = round(short * rng.uniform(*options.glyph_size))
-    pad = max(1, round(_PADDING * side))
+    pad = max(1, round(PADDING * side))
     area = _centre_square(width, height) if options.inside_centre else (0, 0, width, height)
     cards: list[Card] = []
     for k, colour in enumerate(colours[:n_cards]):
         if k == 0 and asked_digits is not None:
             digits = asked_digits
         else:
-            count = asked_count if k == 0 and asked_count is not None else _count(rng, options.one_digit)
+            count = asked_count if k == 0 and asked_count is not None else draw_count(rng, options.one_digit)
             digits = tuple(int(d) for d in rng.integers(0, 10, count))
             if count == 1 and colour in PRIOR and rng.random() < options.prior:
                 digits = (PRIOR[colour],)
@@ -191,7 +191,8 @@ def _draw(
     return scene
 
 
-def _count(rng: np.random.Generator, one_digit: float) -> int:
+def draw_count(rng: np.random.Generator, one_digit: float) -> int:
+    """How many digits a card shows: one with chance `one_digit`, otherwise two (five in eight) or three."""
     draw = rng.random()
     return 1 if draw < one_digit else 2 if draw < one_digit + (1 - one_digit) * 0.625 else 3
 
