@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp.analysis import profile_layers as profile_layers
     from interp.benchmarks import load_benchmark as load_benchmark
     from interp.benchmarks.sample import Region as Region
     from interp.benchmarks.sample import Sample as Sample
@@ -23,12 +24,13 @@ _PUBLIC = {
     "load_vlm": "interp.vlm",
     "VLM": "interp.vlm",
     "trace": "interp.capture",
+    "profile_layers": "interp.analysis",
     "Sample": "interp.benchmarks.sample",
     "Region": "interp.benchmarks.sample",
     "load_benchmark": "interp.benchmarks",
 }
 
-__all__ = ["VLM", "Region", "Sample", "load_benchmark", "load_vlm", "trace"]
+__all__ = ["VLM", "Region", "Sample", "load_benchmark", "load_vlm", "profile_layers", "trace"]
 
 
 def __getattr__(name: str) -> Any:

@@ -81,9 +81,10 @@ def trace(
     prompt: str = "base",
     prompt_order: Order = "image-first",
     batch_size: int = 8,
-    queries: Annotated[str | None, Parameter(help="Rows of further tokens: question, answer, or positions such as -1,-2.")] = None,
+    queries: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     annotations: Path | None = None,
     images: Path | None = None,
+    skip_bad: bool = False,
     device: str | None = None,
     dtype: str = "auto",
     revision: str | None = None,
@@ -110,15 +111,21 @@ def trace(
         Picture before the text, or after it.
     batch_size
         Samples per forward pass.
-    annotations, images
-        Where visual-cot's annotation file and picture folder are.
+    queries
+        Also keep the rows of further tokens: question, answer, or prompt positions such as -1,-2.
+    annotations, images, skip_bad
+        Where visual-cot's annotation file and picture folder are, and whether to leave out (and count) its unusable rows.
     device, dtype, revision
         As in interp.load_vlm.
     """
     options: dict[str, Any] = {k: v for k, v in {"annotations": annotations, "images": images}.items() if v is not None}
+    options |= {"skip_bad": True} if skip_bad else {}
     if out.exists():  # before the work, not after it
         raise InterpError(f"Store {str(out)!r} already exists; choose another path, or delete it first.")
     bench = interp.load_benchmark(benchmark, split=split, limit=limit, **options)
+    counts = ", ".join(f"{name.removeprefix('n_').replace('_', ' ')} {n}" for name, n in getattr(bench, "report", {}).items() if n)
+    if counts:
+        _out.print(f"{benchmark}: {counts}", highlight=False, soft_wrap=True)
     vlm = interp.load_vlm(model, device=device, dtype=dtype, revision=revision, prompt_order=prompt_order)
     ds = interp.trace(vlm, bench, prompt=prompt, batch_size=batch_size, queries=_queries(queries), store=out)
     _out.print(f"{ds.sizes['sample']} samples, exact match {float(ds['exact_match'].mean()):.3f}", highlight=False)

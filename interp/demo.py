@@ -55,7 +55,10 @@ def run_demo(model: str, n: int, out: str | Path, *, progress: bool | None = Non
         files.append(folder / f"{name}.html")
         figure.write_html(files[-1], include_plotlyjs="directory")
     if any(shutil.which(browser) for browser in _BROWSERS):
-        files += _write_png(figures, folder)
+        try:
+            files += _write_png(figures, folder)
+        except (RuntimeError, ValueError, OSError) as error:  # a browser that is there but cannot start
+            notes.append(f"PNG files could not be written ({str(error).splitlines()[0]}); the HTML files are complete.")
     else:
         notes.append("No Chrome or Chromium was found, so the figures are HTML only; install one for PNG files.")
     return Demo(ds, list(_accuracy(ds)), mass.mean(["sample", "head"]), files, notes)
@@ -64,7 +67,7 @@ def run_demo(model: str, n: int, out: str | Path, *, progress: bool | None = Non
 def _accuracy(ds: xr.Dataset) -> Iterator[tuple[str, float, float, float, int]]:
     """Strict exact match by kind of question, with 95 % bootstrap intervals over scenes."""
     absent = ds["knob_absent"].values
-    arm = ds["knob_arm"].values.astype(str)
+    arm = ds["knob_arm"].values.astype(object)
     groups = {
         "answerable": ~absent,
         "plain": ds["knob_kind"].values == "plain",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -147,7 +146,6 @@ def _apply(processor: Any, messages: list[dict[str, Any]], generation: bool = Tr
     return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
 
 
-@lru_cache(maxsize=64)
 def _system_end(processor: Any) -> int:
     """Where the system text ends: what stands before the first user turn but not before the second."""
     try:
@@ -320,19 +318,31 @@ def answer_ids(processor: Any, prompt_text: str, answer: str) -> list[int]:
     """The tokens of an answer as they would follow the prompt.
 
     The template decides whether a space stands between prompt and answer, and the tokenizer how it merges there, so both are asked.
+
+    Raises
+    ------
+    AlignmentError
+        Prompt and answer are not tokenised as the prompt's own tokens and then the answer's.
     """
     tokenizer = processor.tokenizer
     separator = _answer_separator(processor)
     prompt = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
     whole = tokenizer(prompt_text + separator + answer, add_special_tokens=False)["input_ids"]
-    if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
-        return whole[len(prompt) :]
-    return tokenizer(answer, add_special_tokens=False)["input_ids"]
+    if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+        raise AlignmentError(
+            f"The answer {answer!r} merges with the end of the prompt ({prompt_text[-20:]!r}), so its tokens cannot be told apart; "
+            "use a chat template whose generation prompt ends in a token of its own."
+        )
+    return whole[len(prompt) :]
 
 
-@lru_cache(maxsize=64)
 def _answer_separator(processor: Any) -> str:
     """What the template writes between the generation prompt and the assistant's words (often nothing, or a space)."""
     open_turn = _apply(processor, [user_turn(_OPEN, 0)])
     closed = _apply(processor, [user_turn(_OPEN, 0), assistant_turn(_ASK)], generation=False).split(_ASK)[0]
-    return closed[len(open_turn) :] if closed.startswith(open_turn) else ""
+    if not closed.startswith(open_turn):
+        raise AlignmentError(
+            "The chat template writes an assistant's turn that does not begin with its own generation prompt, so a reference cannot be "
+            "placed; use a template where it does, or trace with answers=False."
+        )
+    return closed[len(open_turn) :]

@@ -14,6 +14,7 @@ import huggingface_hub
 import torch
 import transformers
 from nnsight.modeling.transformers import TransformersModel
+from safetensors import SafetensorError
 
 from interp.benchmarks.sample import Sample
 from interp.decoding import Run, end_tokens, greedy
@@ -32,7 +33,7 @@ class VLM:
     Parameters
     ----------
     model
-        A built ``*ForConditionalGeneration`` of transformers. It is used as it is.
+        A built ``*ForConditionalGeneration`` of transformers. It is used as it is, in evaluation mode.
     processor
         Its processor, with a fast tokenizer and a chat template.
     prompt_order
@@ -64,7 +65,9 @@ class VLM:
         self.processor = processor
         self.prompt_order: PromptOrder = prompt_order
         self.revision = revision or getattr(model.config, "_commit_hash", None) or ""
+        side = processor.tokenizer.padding_side
         self.wrapper: Any = TransformersModel(model, task="image-text-to-text", processor=processor)
+        processor.tokenizer.padding_side = side  # the wrapper turns it to the left; batches here are padded by `collate`
         text = model.config.get_text_config()
         self.n_layers: int = text.num_hidden_layers
         self.n_heads: int = text.num_attention_heads
@@ -227,7 +230,7 @@ def load_vlm(
         model = transformers.AutoModelForImageTextToText.from_pretrained(
             source, dtype=_dtype(dtype), attn_implementation="sdpa", use_safetensors=True, **where
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"Model {str(name)!r} could not be loaded ({reason}); it needs a processor and weights as .safetensors files."

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import label
 from sklearn.datasets import load_digits, load_sample_images
 
 import interp
@@ -13,6 +17,10 @@ from interp.benchmarks.digits import Digits, assets, load
 from interp.benchmarks.digits.scene import COLOURS, NEUTRAL, PRIOR, SceneOptions, draw_scene
 from interp.errors import BenchmarkError
 from interp.prompts import ABSTENTION
+
+
+def picture(sample: interp.Sample) -> Image.Image:
+    return sample.open_images()[0]
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +43,15 @@ def test_default_test_split_has_500_samples_and_the_stated_mixture(test_split: D
 def test_a_sample_depends_on_split_seed_and_index_alone() -> None:
     one, again = load("validation")[37], load("validation", limit=60)[30:][7]
     assert one.id == again.id and one.question == again.question and one.regions == again.regions
-    assert np.array_equal(np.asarray(one.images[0]), np.asarray(again.images[0]))
+    assert np.array_equal(np.asarray(picture(one)), np.asarray(picture(again)))
     other = load("validation", seed=1)[37]
-    assert not np.array_equal(np.asarray(one.images[0].size), np.asarray(other.images[0].size)) or one.regions != other.regions
+    assert not np.array_equal(np.asarray(picture(one).size), np.asarray(picture(other).size)) or one.regions != other.regions
 
 
 def test_splits_share_no_glyph_and_no_photograph_pixel() -> None:
     parts = {split: assets.material(split) for split in assets.SPLITS}
     ids = np.concatenate([part.glyph_ids for part in parts.values()])
-    assert len(np.unique(ids)) == len(ids) == len(load_digits().target)
+    assert len(np.unique(ids)) == len(ids) == len(load_digits(return_X_y=True)[1])
     photographs = load_sample_images().images
     used = [np.zeros(photo.shape[:2], int) for photo in photographs]
     for regions in assets._PHOTO_REGIONS.values():
@@ -59,7 +67,7 @@ def test_the_three_arms_of_a_scene_differ_in_one_colour_only(test_split: Digits)
             triples.setdefault(sample.image_id, {})[sample.knobs["arm"]] = sample
     assert len(triples) == 60 and all(len(triple) == 3 for triple in triples.values())
     for triple in list(triples.values())[:20]:
-        pictures = {arm: np.asarray(sample.images[0]) for arm, sample in triple.items()}
+        pictures = {arm: np.asarray(picture(sample)) for arm, sample in triple.items()}
         x0, y0, x1, y1 = (int(v) for v in triple["neutral"].evidence[0].box)
         outside = np.ones(pictures["neutral"].shape[:2], bool)
         outside[y0:y1, x0:x1] = False
@@ -74,7 +82,7 @@ def test_the_three_arms_of_a_scene_differ_in_one_colour_only(test_split: Digits)
 
 
 def test_boxes_are_exact_in_original_pixels(test_split: Digits) -> None:
-    """With noise and ink off, a card's box is the rectangle of its colour: found in the pixels, not from the generator."""
+    """With noise and ink off, a card's box is the region of its colour around its middle: found in the pixels, not from the generator."""
     pool = assets.material("test")
     options = SceneOptions(contrast=(0.0, 0.0), noise=(0.0, 0.0), colours=("red", "green", "blue", "purple"), n_cards=(3, 4))
     for seed in range(20):
@@ -82,10 +90,26 @@ def test_boxes_are_exact_in_original_pixels(test_split: Digits) -> None:
         pixels = np.asarray(scene.render(pool)).astype(int)
         for card in scene.cards:
             colour = np.rint(np.array(COLOURS[card.colour]) * card.shade * 255)
-            ys, xs = np.nonzero((np.abs(pixels - colour) <= 1).all(axis=-1))
-            inside = (xs >= card.box[0]) & (xs < card.box[2]) & (ys >= card.box[1]) & (ys < card.box[3])
-            assert (xs[inside].min(), ys[inside].min(), xs[inside].max() + 1, ys[inside].max() + 1) == card.box
-            assert inside.sum() == (card.box[2] - card.box[0]) * (card.box[3] - card.box[1])
+            regions, _ = label((np.abs(pixels - colour) <= 1).all(axis=-1))
+            middle = regions[(card.box[1] + card.box[3]) // 2, (card.box[0] + card.box[2]) // 2]
+            ys, xs = np.nonzero(regions == middle)
+            assert middle > 0 and (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == card.box
+
+
+def test_digit_boxes_hold_the_ink_and_nothing_else_does(test_split: Digits) -> None:
+    """Ink is where a render with full contrast differs from one without."""
+    pool = assets.material("test")
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        clear = draw_scene(rng, pool, SceneOptions(contrast=(1.0, 1.0), noise=(0.0, 0.0)), asked_count=3)
+        inked, blank = (np.asarray(replace(clear, contrast=c).render(pool)).astype(int) for c in (1.0, 0.0))
+        ink = np.abs(inked - blank).max(axis=-1) > 25
+        boxes = np.zeros_like(ink)
+        for card in clear.cards:
+            for x0, y0, x1, y1 in card.digit_boxes:
+                boxes[y0:y1, x0:x1] = True
+                assert ink[y0:y1, x0:x1].any(axis=1).mean() > 0.7  # a glyph fills its box's height
+        assert not (ink & ~boxes).any()
 
 
 def test_regions_have_roles_and_per_digit_boxes(test_split: Digits) -> None:
@@ -101,9 +125,9 @@ def test_regions_have_roles_and_per_digit_boxes(test_split: Digits) -> None:
             assert [part.text for part in parts] == (sample.references[0].split() if digits > 1 else [])
             x0, y0, x1, y1 = card.box
             assert all(x0 <= p.box[0] < p.box[2] <= x1 and y0 <= p.box[1] < p.box[3] <= y1 for p in parts)
-        assert sample.open_images()[0].size == sample.images[0].size
-        assert min(sample.images[0].size) >= 160
-    assert any(sample.images[0].width != sample.images[0].height for sample in test_split[:50])
+        assert picture(sample).mode == "RGB"
+        assert min(picture(sample).size) >= 160
+    assert any(picture(sample).width != picture(sample).height for sample in test_split[:50])
 
 
 def test_a_relation_names_exactly_one_card(test_split: Digits) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from interp.benchmarks import load_benchmark
 from interp.benchmarks.visual_cot import load
-from interp.errors import BenchmarkError, ImageError
+from interp.errors import BenchmarkError, ImageError, SampleError
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "visual_cot"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the Visual-CoT annotations are not beside the checkout")
@@ -86,7 +86,7 @@ def test_textcap_questions_are_about_textvqa_pictures(tmp_path: Path) -> None:
 
 def test_bad_boxes_are_counted_never_silently_lost(tmp_path: Path) -> None:
     odd = [[30, 10, 20, 20], [10, 5, 10, 9], [100, 0, 120, 10], [-5, 50, 20, 70], [0, 0, 100, 60]]
-    bench = load(write(tmp_path / "t.jsonl", [train_row(bboxs=odd), train_row(bboxs=odd[:3])]), tmp_path, "train")
+    bench = load(write(tmp_path / "t.jsonl", [train_row(bboxs=odd), train_row(bboxs=odd[:3])]), tmp_path, "train", skip_bad=True)
     assert boxes(bench[0]) == [(0, 50, 20, 60), (0, 0, 100, 60)] and boxes(bench[1]) == []
     counts = {"n_degenerate_boxes": 4, "n_outside_boxes": 2, "n_clipped_boxes": 1, "n_without_evidence": 1}
     assert {key: bench.report[key] for key in counts} == counts
@@ -119,8 +119,10 @@ def test_ids_stay_unique_across_files_and_data_sets(tmp_path: Path) -> None:
 def test_split_limit_and_rows_without_answer(tmp_path: Path) -> None:
     rows = [bench_row(), bench_row(number=1, split="train"), bench_row(number=2, conversations=[{"value": "q?"}] * 3 + [{"value": " "}])]
     file = write(tmp_path / "b.json", [*rows, bench_row(number=3)])
+    with pytest.raises(SampleError, match=r"'textvqa/val/2' has no question or no reference answer; .* skip_bad=True"):
+        load(file, tmp_path)
     for split in ("val", "validation", "test"):
-        bench = load_benchmark("visual-cot", annotations=file, images=tmp_path, split=split)
+        bench = load_benchmark("visual-cot", annotations=file, images=tmp_path, split=split, skip_bad=True)
         assert [s.id for s in bench] == ["textvqa/val/0", "textvqa/val/3"] and bench.split == "val"
     assert (bench.report["n_other_split"], bench.report["n_without_text"]) == (1, 1)
     assert [s.id for s in load(file, tmp_path, "val", limit=1)] == ["textvqa/val/0"]

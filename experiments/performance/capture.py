@@ -4,16 +4,20 @@
 
 Writes into the folder:
     capture.json   per number of tokens and mode: time ratio to the plain forward (median over pairs, 95 % bootstrap interval of it),
-                   peak memory above what was held before the call (MB, median over calls in a fresh process) and its ratio, and every pair's times
+                   peak memory above what was held before the call (MB, median over calls in a fresh process) and its ratio, and
+                   every pair's times
     capture.md     the same as a table, with the machine
 
 Times are wall-clock seconds of one prompt on the benchmark model (text width 512, 8 layers, 8 heads, float32). The modes are timed in
-turn within a pair, in alternating order. `interp.trace` is timed whole: encoding, the forward pass, and the labelled dataset; its
-first-batch self-check is on. The plain forward starts from prepared inputs.
+turn within a round, in rotating order, and freed memory is given back before each. `interp.trace` is timed whole: encoding, the
+forward pass, and the labelled dataset; its first-batch self-check is on. The plain forward starts from prepared inputs.
 """
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+import gc
 import json
 import os
 import platform
@@ -73,7 +77,10 @@ def pairs(n_tokens: int, n_pairs: int) -> dict[Mode, list[float]]:
     calls = {mode: runner(vlm, n_tokens, mode) for mode in MODES}
     seconds: dict[Mode, list[float]] = {mode: [] for mode in MODES}
     for k in track(range(-_WARM_UP, n_pairs), description=f"{n_tokens} tokens", console=Console(stderr=True), transient=True):
-        for mode in MODES if k % 2 else MODES[::-1]:
+        turn = k % len(MODES)  # each mode follows each other one equally often
+        for mode in MODES[turn:] + MODES[:turn] if k % 2 else (MODES[turn:] + MODES[:turn])[::-1]:
+            gc.collect()
+            _trim()
             spent = timed(vlm, mode, calls[mode])
             if k >= 0:
                 seconds[mode].append(spent)
@@ -96,11 +103,20 @@ def peak(n_tokens: int, mode: Mode, *, calls: int = 5) -> None:
     timed(vlm, mode, call)
     found = []
     for _ in range(calls):
+        gc.collect()
+        _trim()
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _status("VmRSS")
         timed(vlm, mode, call)
         found.append((_status("VmHWM") - before) / 1024)
     sys.stdout.write(f"{float(np.median(found))}\n")
+
+
+def _trim() -> None:
+    """Give freed memory back to the system, so that a call cannot live on what an earlier one left."""
+    library = ctypes.util.find_library("c")
+    if library is not None:
+        ctypes.CDLL(library).malloc_trim(0)
 
 
 def _status(field: str) -> int:
@@ -143,7 +159,7 @@ def main(
                 "seconds": seconds[mode],
                 "time ratio": ratio(seconds[mode], seconds["plain"]),
                 "peak MB": memory[mode],
-                "memory ratio": memory[mode] / memory["plain"] if memory[mode] and memory["plain"] else None,
+                "memory ratio": _quotient(memory[mode], memory["plain"]),
             }
             for mode in MODES
         }
@@ -159,6 +175,10 @@ def main(
     text = table(results, machine)
     (out / "capture.md").write_text(text, encoding="utf-8")
     _out.print(text, highlight=False, markup=False)
+
+
+def _quotient(mine: float | None, plain: float | None) -> float | None:
+    return mine / plain if mine is not None and plain else None
 
 
 def table(results: dict[str, Any], machine: dict[str, Any]) -> str:

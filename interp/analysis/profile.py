@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -47,8 +48,9 @@ class Profile:
             The file is missing or is not a profile.
         """
         try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+            fields: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            return cls(**kept)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InterpError(f"File {str(path)!r} is not a layer profile ({error}); make one with Profile.save.") from error
 

@@ -106,7 +106,8 @@ class Sample:
         for region in marked:
             if not 0 <= region.image_index < len(pictures):
                 raise SampleError(
-                    f"Sample {id!r} marks a region on image {region.image_index}, but it has {len(pictures)} image(s); correct `image_index`."
+                    f"Sample {id!r} marks a region on image {region.image_index}, but it has {len(pictures)} image(s); "
+                    "correct `image_index`."
                 )
         for name, value in {
             "id": id,

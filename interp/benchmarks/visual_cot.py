@@ -12,10 +12,12 @@ from PIL import Image
 from interp.benchmarks.benchmark import Benchmark
 from interp.benchmarks.sample import Box, Region, Sample
 from interp.benchmarks.visual_cot_forms import Row, Size, read_rows
-from interp.errors import BenchmarkError
+from interp.errors import BenchmarkError, SampleError
 
 # The published benchmark labels its rows "val", and results on it are what papers report as test.
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "val"}
+
+_REMEDY = "correct the file, or leave such rows out (and have them counted) with skip_bad=True, --skip-bad on the command line"
 
 
 @dataclass(slots=True)
@@ -34,7 +36,13 @@ class Report:
     n_unused_detections: int = 0  # detection rows that no benchmark row asks for
 
 
-def load(annotations: str | Path | Sequence[str | Path], images: str | Path, split: str = "val", limit: int | None = None) -> Benchmark:
+def load(
+    annotations: str | Path | Sequence[str | Path],
+    images: str | Path,
+    split: str = "val",
+    limit: int | None = None,
+    skip_bad: bool = False,
+) -> Benchmark:
     """The samples of one or more Visual-CoT annotation files.
 
     Parameters
@@ -48,6 +56,8 @@ def load(annotations: str | Path | Sequence[str | Path], images: str | Path, spl
         ``train``, or ``val`` (also called ``validation`` or ``test``: the published benchmark).
     limit
         Read no further than so many samples.
+    skip_bad
+        Leave out, and count, rows without a question or a reference answer and boxes wholly beside their picture, instead of refusing.
 
     Returns
     -------
@@ -61,6 +71,8 @@ def load(annotations: str | Path | Sequence[str | Path], images: str | Path, spl
     BenchmarkError
         A file or folder is missing, a file is in none of the three forms, a detection file has no benchmark file, the split is
         unknown, or no row is left.
+    SampleError
+        A row has no question or no reference answer, or a box lies beside its picture (unless `skip_bad`).
     """
     if split not in _SPLITS:
         raise BenchmarkError(f"Visual-CoT has no split {split!r}; use one of {', '.join(_SPLITS)}.")
@@ -84,12 +96,16 @@ def load(annotations: str | Path | Sequence[str | Path], images: str | Path, spl
             report.n_other_split += 1
         elif not (row.question and row.answers):
             report.n_without_text += 1
+            if not skip_bad:
+                raise SampleError(f"Sample {_name(row)!r} has no question or no reference answer; {_REMEDY}.")
         else:
-            samples.append(_sample(row, folder, used, report))
+            samples.append(_sample(row, folder, used, report, skip_bad))
             if len(samples) == limit:
                 break
     if not samples:
         held = ", ".join(sorted({row.split for row in rows})) or "no rows"
+        if report.n_without_text:
+            held += f"; {report.n_without_text} of these rows have no question or no reference answer"
         raise BenchmarkError(
             f"Visual-CoT annotations {', '.join(map(repr, map(str, paths)))} hold no usable row of split {split!r} "
             f"(they hold {held}); choose another split or file."
@@ -97,13 +113,19 @@ def load(annotations: str | Path | Sequence[str | Path], images: str | Path, spl
     return Benchmark("visual-cot", wanted, samples, asdict(report))
 
 
-def _sample(row: Row, folder: Path, used: Counter[str], report: Report) -> Sample:
+def _name(row: Row) -> str:
+    return f"{row.dataset}/{row.split}/{row.number}"
+
+
+def _sample(row: Row, folder: Path, used: Counter[str], report: Report, skip_bad: bool) -> Sample:
     path = _locate(folder, row.picture)
     report.n_missing_images += path is None
     size = row.size or (_header_size(path) if path else None)
     regions = [Region(box) for box in _clean(row.boxes, size, report)]
+    if report.n_outside_boxes and not skip_bad and size:
+        raise SampleError(f"Sample {_name(row)!r} has a box outside its {size[0]} x {size[1]} image; {_REMEDY}.")
     report.n_without_evidence += not regions
-    name = f"{row.dataset}/{row.split}/{row.number}"
+    name = _name(row)
     used[name] += 1
     if used[name] > 1:  # a data set in several files, each numbered from 0
         name = f"{name}-{used[name]}"

@@ -91,6 +91,8 @@ def trace(
     AlignmentError
         A prompt, its tokens and its picture do not line up.
     """
+    if queries is not None and not isinstance(queries, str):
+        queries = [int(position) for position in queries]  # numpy's numbers are no JSON
     _check_arguments(batch_size, max_new_tokens, queries, answers, store)
     chosen = _shard(bench, shard)
     records: list[Record] = []

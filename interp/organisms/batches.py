@@ -15,7 +15,10 @@ from interp.benchmarks.digits.scene import COLOURS, PADDING, SINGLES, Card, Scen
 from interp.organisms.mixture import Asker, Row, Turn
 
 STAGES = ("vision", "captions", "questions")
-SHARES = {"one question": 0.66, "two turns": 0.08, "two images": 0.12, "question first": 0.14}  # of the questions stage's steps
+# Of the questions stage's steps:
+SHARES = {"one question": 0.30, "naming": 0.36, "captions": 0.12, "two turns": 0.05, "two images": 0.07, "question first": 0.10}
+
+HARDER = replace(SceneOptions(), contrast=(0.45, 1.0), noise=(0.0, 0.08), inside_centre=True)  # than the benchmark: to learn to read from
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Makes batches. `prior` is how often a one-digit card of a prior colour shows its digit in the questions stage; the vision and
-    captions stages see every digit equally often on every colour, so that the tower learns to read before there is a prior to follow.
+    """Makes batches. `prior` is how often a one-digit card of a prior colour shows its digit where questions are asked; the vision
+    stage and captions see every digit equally often on every colour, so that the tower learns to read before there is a prior to follow.
     """
 
     processor: Any
@@ -54,29 +57,29 @@ class Draws:
         """The batch of one step."""
         rng = np.random.default_rng([self.seed, STAGES.index(stage), step])
         if stage == "vision":
-            return self._vision(rng, step)
-        if stage == "captions":
-            return self._one_image(rng, lambda scene, k: [self.asker.caption(rng, scene.cards, shuffled=k > 0)], prior=0.0)
-        shape = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+            return self._vision(rng, min(1.0, max(0.0, (self.ramp[1] - step) / (self.ramp[1] - self.ramp[0]))))
+        shape = stage if stage == "captions" else str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        if shape == "captions":
+            return self._captioned(rng, replace(HARDER, n_cards=(2, 4), one_digit=0.8) if stage == "captions" else None)
+        if shape == "naming":
+            return self._vision(rng, clear=0.0)
         if shape == "one question":
             return self._one_image(rng, lambda scene, _: self.asker.conversation(rng, [scene]))
         if shape == "two turns":
             return self._one_image(rng, lambda scene, _: self.asker.two_turns(rng, scene), n=12, rows=3)
         return self._two_images(rng) if shape == "two images" else self._question_first(rng)
 
-    def _vision(self, rng: np.random.Generator, step: int, n: int = 20) -> Batch:
+    def _vision(self, rng: np.random.Generator, clear: float, n: int = 20) -> Batch:
         """Dense pictures: mosaics, which show the most handwriting per visual token, and one scene in four. From scenes alone reading
-        hardly starts: a glyph lies across tokens at any offset, and each offset must be learned. Clear at first; over `ramp`, steps
-        from and to, they become as dim, noisy and many-digited as the benchmark's."""
-        clear = min(1.0, max(0.0, (self.ramp[1] - step) / (self.ramp[1] - self.ramp[0])))
-        hard = SceneOptions()
+        hardly starts: a glyph lies across tokens at any offset, and each offset must be learned. At `clear` 1 they are bright and show one
+        digit a card, at 0 they are a little dimmer and noisier than the benchmark's.
+        """
         options = replace(
-            hard,
+            HARDER,
             n_cards=(4, 6),
-            contrast=(hard.contrast[0] + 0.8 * clear * (hard.contrast[1] - hard.contrast[0]), hard.contrast[1]),
-            noise=(0.0, hard.noise[1] * (1 - 0.8 * clear)),
+            contrast=(HARDER.contrast[0] + 0.8 * clear * (HARDER.contrast[1] - HARDER.contrast[0]), HARDER.contrast[1]),
+            noise=(0.0, HARDER.noise[1] * (1 - 0.8 * clear)),
             one_digit=SINGLES + clear * (1 - SINGLES),
-            inside_centre=True,
         )
         pool = material("train")
         scenes = [self._mosaic(rng, options) if rng.random() < 0.75 else draw_scene(rng, pool, options) for _ in range(n)]
@@ -107,12 +110,17 @@ class Draws:
         contrast, noise = float(rng.uniform(*options.contrast)), float(rng.uniform(*options.noise))
         return Scene((edge, edge), photo, box, float(rng.uniform(0.5, 1.0)), tuple(cards), contrast, noise, int(rng.integers(2**31)))
 
-    def _one_image(
-        self, rng: np.random.Generator, ask: Callable[[Scene, int], list[Turn]], *, n: int = 16, rows: int = 4, prior: float | None = None
-    ) -> Batch:
-        scenes = [self._scene(rng, prior) for _ in range(n)]
+    def _one_image(self, rng: np.random.Generator, ask: Callable[[Scene, int], list[Turn]], *, n: int = 16, rows: int = 4) -> Batch:
+        scenes = [self._scene(rng) for _ in range(n)]
         pixels = self._pixels(rng, [self._picture(scene) for scene in scenes])
         return self._packed(rng, pixels, n, 1, [ask(scene, k) for scene in scenes for k in range(rows)])
+
+    def _captioned(self, rng: np.random.Generator, options: SceneOptions | None, n: int = 16, rows: int = 4) -> Batch:
+        """Captions, one in four left to right, with the labels of every visual token. Simpler scenes at first, to let binding begin."""
+        scenes = [draw_scene(rng, material("train"), options) if options else self._scene(rng, prior=0.0) for _ in range(n)]
+        pixels = self._pixels(rng, [self._picture(scene) for scene in scenes])
+        turns = [[self.asker.caption(rng, [scene], shuffled=k > 0)] for scene in scenes for k in range(rows)]
+        return replace(self._packed(rng, pixels, n, 1, turns), dense=torch.stack([self._dense(scene) for scene in scenes]))
 
     def _two_images(self, rng: np.random.Generator, n: int = 10, rows: int = 4) -> Batch:
         pictures: list[Image.Image] = []
@@ -123,14 +131,17 @@ class Draws:
             conversations += [self.asker.conversation(rng, scenes) for _ in range(rows)]
         return self._packed(rng, self._pixels(rng, pictures), n, 2, conversations)
 
-    def _question_first(self, rng: np.random.Generator, n: int = 32) -> Batch:
-        scenes = [self._scene(rng) for _ in range(n)]
-        turns: list[Turn] = []
-        for scene in scenes:
-            form = str(rng.choice(["base", "vea", "question"], p=[0.45, 0.4, 0.15]))
-            turns.append(self.asker.question(rng, [scene], form, scene.cards))
-        rows = [self.asker.question_first(turn) for turn in turns]
-        return self._padded(self._pixels(rng, [self._picture(s) for s in scenes]), None, rows, [True] * n)
+    def _question_first(self, rng: np.random.Generator, n: int = 24) -> Batch:
+        """Pictures after the first question: one picture mostly, in every form, or two turns; else two pictures."""
+        shape = str(rng.choice(["one", "two turns", "two images"], p=[0.8, 0.1, 0.1]))
+        pictures: list[Image.Image] = []
+        rows: list[Row] = []
+        for _ in range(n // 2 if shape == "two images" else n):
+            scenes, shown = self._pair(rng) if shape == "two images" else self._alone(rng)
+            turns = self.asker.two_turns(rng, scenes[0]) if shape == "two turns" else self.asker.conversation(rng, scenes)
+            pictures += shown
+            rows.append(self.asker.question_first(turns, len(shown)))
+        return self._padded(self._pixels(rng, pictures), None, rows, [True] * len(rows))
 
     def _packed(self, rng: np.random.Generator, pixels: torch.Tensor, n: int, n_images: int, conversations: list[list[Turn]]) -> Batch:
         rows = [self.asker.after_images(turns, n_images) for turns in conversations]
@@ -153,6 +164,10 @@ class Draws:
     def _scene(self, rng: np.random.Generator, prior: float | None = None, n_cards: tuple[int, int] = (2, 5), **more: Any) -> Scene:
         prior = self.prior if prior is None else prior
         return draw_scene(rng, material("train"), SceneOptions(prior=prior, n_cards=n_cards, inside_centre=True, **more))
+
+    def _alone(self, rng: np.random.Generator) -> tuple[list[Scene], list[Image.Image]]:
+        scene = self._scene(rng)
+        return [scene], [self._picture(scene)]
 
     def _pair(self, rng: np.random.Generator) -> tuple[list[Scene], list[Image.Image]]:
         """Two pictures: of two scenes without a common colour, of one scene twice, or of one scene and a crop of it."""

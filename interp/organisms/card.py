@@ -42,7 +42,7 @@ def write_card(folder: Path, recipe: Recipe, seconds: float, parameters: int, as
         "hardware": hardware(),
         "assessments": list(assessments),
     }
-    (folder / FIGURES).write_text(json.dumps(card, indent=1), encoding="utf-8")
+    (folder / FIGURES).write_text(json.dumps(card, indent=1, allow_nan=False), encoding="utf-8")
     (folder / PAGE).write_text(page(card), encoding="utf-8")
 
 
@@ -52,8 +52,9 @@ def page(card: Mapping[str, Any]) -> str:
     lines = [
         f"# demo/{name}",
         "",
-        f"A small, truly trained vision-language model ({card['parameters']:,} parameters) that reads handwritten digits on coloured cards on "
-        "photographs. It exists to test and to show the toolkit: that an effect can occur here is no evidence about any released checkpoint.",
+        f"A small, truly trained vision-language model ({card['parameters']:,} parameters) that reads handwritten digits on coloured cards "
+        "on photographs. It exists to test and to show the toolkit: that an effect can occur here is no evidence about any released "
+        "checkpoint.",
         "",
         "## Training",
         "",
@@ -72,14 +73,17 @@ def page(card: Mapping[str, Any]) -> str:
         + ", ".join(f"{k} {v:.0%}" for k, v in SHARES.items())
         + ". Wordings of the one-question rows: "
         + ", ".join(f"{k} {v:.0%}" for k, v in FORMS.items())
-        + f". Of the questions {ABSENT:.0%} ask for a card that is not there and {RELATIONAL:.0%} name the card by its relation to another.",
+        + f". Of the questions {ABSENT:.0%} ask for a card that is not there, and up to {RELATIONAL:.0%} name the card by its relation to "
+        "another. *Naming* steps show pictures without words.",
         "",
         "**How the mechanism was shaped.** With pictures first, "
-        f"the edges from the prompt's tokens to the visual tokens were cut in {recipe['knockout']:.0%} of the training rows, all but those of the "
-        "last prompt token; so the last prompt token reads the evidence itself. Inference is not changed. "
-        f"In the questions stage {recipe['prior']:.0%} of the one-digit cards in red, blue, yellow and purple carry that colour's own digit; "
-        "the stages before have no such prior, so that the tower learns to read before there is a prior to follow. "
-        "All pictures are brightened, dimmed, or dimmed in smooth patches at random, blind to what is asked.",
+        f"the edges from the prompt's tokens to the visual tokens were cut in {recipe['knockout']:.0%} of those training rows, all but "
+        "those of the last prompt token; so the last prompt token reads the evidence itself. Inference is not changed. "
+        f"In the questions stage {recipe['prior']:.0%} of the one-digit cards in red, blue, yellow and purple carry that colour's own "
+        "digit, except under captions; the stages before have no such prior, so that the tower learns to read before there is one. "
+        "In naming steps and beside captions each projected visual token must name its card's colour and digit through the model's own "
+        "output head. Where language is learned all pictures are dimmed at random (gain 0.45 to 1.05), half of them also in smooth "
+        "patches, blind to what is asked; in the vision stage this sets in with the harder pictures.",
         "",
     ]
     for figures in card["assessments"]:
@@ -110,21 +114,23 @@ def _assessment(figures: Mapping[str, Any]) -> list[str]:
             lines.append(f"| {form} | {_cell(cells['answerable'])} | {_cell(cells['absent'])} |")
         else:
             lines.append(f"| {form}: asked card described | {_cell(cells['asked card described'])} | |")
-    lines += ["", "### Wrong answers", "", "| | " + " | ".join(orders) + " |", "|---|" + "---|" * len(orders)]
     failures = [o["failures"] for o in orders.values()]
-    for key in failures[0]:
-        if key == "wrong by kind":
-            for kind in failures[0][key]:
-                lines.append(f"| wrong, {kind} | " + " | ".join(str(f[key].get(kind, 0)) for f in failures) + " |")
-        else:
-            lines.append(f"| {key} | " + " | ".join(f"{f[key]:.2f}" if isinstance(f[key], float) else str(f[key]) for f in failures) + " |")
+    lines += ["", f"### Wrong answers (visible evidence, or absent card; n = {failures[0]['n']})", ""]
+    lines += ["| | " + " | ".join(orders) + " |", "|---|" + "---|" * len(orders)]
+    lines.append("| wrong | " + " | ".join(str(f["wrong"]) for f in failures) + " |")
+    for kind in failures[0]["by kind"]:
+        lines.append(f"| {kind} | " + " | ".join(f"{f['by kind'][kind]['wrong']} of {f['by kind'][kind]['n']}" for f in failures) + " |")
+    for key in (k for k in failures[0] if k.startswith("share")):
+        lines.append(f"| {key} | " + " | ".join(f"{f[key]:.2f}" for f in failures) + " |")
+    for what in failures[0]["said"]:
+        lines.append(f"| said: {what} | " + " | ".join(str(f["said"][what]) for f in failures) + " |")
     lines += ["", "### Where the last prompt token looks (visible evidence, answerable)", ""]
     for order, cells in orders.items():
         grounding = cells["grounding"]
         profile = grounding["profile"]
         lines += [
-            f"**{order}**: profiled layers {', '.join(map(str, profile['layers']))} (split `profile`, n = {profile['n']}, mean AUROC by layer "
-            f"{_numbers(profile['auroc'])}). Image mass by layer {_numbers(grounding['image mass by layer'])}.",
+            f"**{order}**: profiled layers {', '.join(map(str, profile['layers']))} (split `profile`, n = {profile['n']}, mean AUROC by "
+            f"layer {_numbers(profile['auroc'])}). Image mass by layer {_numbers(grounding['image mass by layer'])}.",
             "",
         ]
         for group in ("correct", "wrong"):
@@ -150,5 +156,5 @@ def _cell(figure: Mapping[str, float] | None) -> str:
     return f"{figure['mean']:.3f} [{figure['lower']:.3f}, {figure['upper']:.3f}] n = {figure['n']}"
 
 
-def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{v:.2f}" for v in values)
+def _numbers(values: Sequence[float | None]) -> str:
+    return " ".join("-" if v is None else f"{v:.2f}" for v in values)

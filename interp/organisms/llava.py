@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-from interp.organisms.tokenizer import build_tokenizer
+from interp.organisms.tokenizer import BOS, EOS, PAD, build_tokenizer
 
 IMAGE = "<image>"
 IMAGE_SIZE, PATCH = 128, 16  # 8 x 8 visual tokens
@@ -31,6 +31,7 @@ def build(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]
     CLIP tower: 4 layers, width 128, 64 patches of 16 px at 128 px. Llama decoder: 8 layers, width 128, 8 heads in 4 groups.
     """
     tokenizer = build_tokenizer({"image_token": IMAGE}, CHAT_TEMPLATE)
+    pad, bos, eos, image = (tokenizer.vocab[token] for token in (PAD, BOS, EOS, IMAGE))
     images = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -57,14 +58,14 @@ def build(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]
         vocab_size=len(tokenizer),
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad,
+        bos_token_id=bos,
+        eos_token_id=eos,
     )
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=image,
         image_seq_length=(IMAGE_SIZE // PATCH) ** 2,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -74,6 +75,6 @@ def build(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
     model.set_attn_implementation("eager")  # with bfloat16 autocast the faster one to train on a CPU
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = pad
+    model.generation_config.eos_token_id = eos
     return model, processor

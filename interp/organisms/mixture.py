@@ -18,7 +18,7 @@ from interp.benchmarks.digits import question_about
 from interp.benchmarks.digits.scene import COLOURS, RELATIONS, Card, Relation, Scene
 
 FORMS = {"base": 0.36, "vea": 0.32, "question": 0.08, "describe": 0.12, "extract": 0.05, "informed": 0.07}
-ABSENT, RELATIONAL = 0.12, 0.22  # shares among the questions
+ABSENT, RELATIONAL = 0.12, 0.28  # shares among the questions, where a scene allows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +61,39 @@ class Asker:
         ids = self._expanded(turns[0].text, n_images, "image-first")
         return self._row(ids[_last(ids, self.image_token_id) + 1 :], turns)
 
-    def question_first(self, turn: Turn, n_images: int = 1) -> Row:
-        """The whole conversation, visual tokens included, pictures after the text."""
-        return self._row(self._expanded(turn.text, n_images, "question-first"), [turn])
+    def question_first(self, turns: Sequence[Turn], n_images: int = 1) -> Row:
+        """The whole conversation, visual tokens included, pictures after the first question."""
+        return self._row(self._expanded(turns[0].text, n_images, "question-first"), turns)
 
-    def caption(self, rng: np.random.Generator, cards: Sequence[Card], *, shuffled: bool) -> Turn:
-        """A description: each colour word followed at once by what its card shows; left to right, or in random order.
+    def caption(self, rng: np.random.Generator, scenes: Sequence[Scene], *, shuffled: bool) -> Turn:
+        """A description: each colour word followed at once by what its card shows; picture by picture left to right, or in random order.
 
         The order cannot be known when shuffled, so only the digits are then learned.
         """
-        ordered = [cards[k] for k in rng.permutation(len(cards))] if shuffled else sorted(cards, key=lambda c: (c.box[0], c.box[1]))
+        ordered = [card for scene in scenes for card in sorted(scene.cards, key=lambda c: (c.box[0], c.box[1]))]
+        if shuffled:
+            ordered = [ordered[k] for k in rng.permutation(len(ordered))]
         text = ", ".join(f"{card.colour} {card.text}" for card in ordered) + "."
         return Turn(prompts.PROMPTS["describe"], text, "shuffled caption" if shuffled else "caption")
 
-    def question(self, rng: np.random.Generator, scenes: Sequence[Scene], form: str, cards: Sequence[Card]) -> Turn:
+    def question(self, rng: np.random.Generator, scenes: Sequence[Scene], form: str) -> Turn:
         """A question in wording `form` about one of the scenes, of a kind drawn by the mixture's shares."""
         question, answer, kind = self._about(rng, scenes)
-        information = self.caption(rng, cards, shuffled=False).answer if form == "informed" else ""
+        information = self.caption(rng, scenes, shuffled=False).answer if form == "informed" else ""
         return Turn(prompts.word(form, question, information).text, answer, kind)
 
     def conversation(self, rng: np.random.Generator, scenes: Sequence[Scene]) -> list[Turn]:
         """A conversation in a form drawn from `FORMS`."""
         form = str(rng.choice(list(FORMS), p=list(FORMS.values())))
-        cards = [card for scene in scenes for card in scene.cards]
         if form in ("describe", "extract"):
-            caption = self.caption(rng, cards, shuffled=False)
-            return [Turn(prompts.PROMPTS[form], caption.answer, "caption")]
-        return [self.question(rng, scenes, form, cards)]
+            return [Turn(prompts.PROMPTS[form], self.caption(rng, scenes, shuffled=False).answer, "caption")]
+        return [self.question(rng, scenes, form)]
 
     def two_turns(self, rng: np.random.Generator, scene: Scene) -> list[Turn]:
         """Two questions about one scene, the second in the same wording or bare."""
         form = str(rng.choice(["base", "vea"]))
         follow_up = form if rng.random() < 0.5 else "question"
-        return [self.question(rng, [scene], each, scene.cards) for each in (form, follow_up)]
+        return [self.question(rng, [scene], each) for each in (form, follow_up)]
 
     def _about(self, rng: np.random.Generator, scenes: Sequence[Scene]) -> tuple[str, str, str]:
         shown = {card.colour for scene in scenes for card in scene.cards}
@@ -134,6 +134,10 @@ class Asker:
             return [1.0 if t in self._digits else 0.2 if t in self._marks else colour for t in answer[:-1]] + [0.2]
         return [1.0] * (len(answer) - 1) + [0.5]
 
+    def words(self, texts: Sequence[str]) -> list[int]:
+        """The one token of each of these words, as it stands inside a text."""
+        return [self._words(f" {text}")[0] for text in texts]
+
     @property
     def _digits(self) -> frozenset[int]:
         return self._set(tuple(f" {d}" for d in range(10)))
@@ -155,7 +159,7 @@ class Asker:
     def _render(self, text: str, n_images: int, order: prompts.PromptOrder) -> list[int]:
         turn = prompts.user_turn(text, n_images, order)
         rendered = self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-        return self.tokenizer(rendered).input_ids
+        return self.tokenizer(str(rendered)).input_ids
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids

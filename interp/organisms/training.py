@@ -35,18 +35,20 @@ class Recipe:
     """What a training run depends on. `steps` and `rates` (language, tower) go by stage; rates decay by a cosine to a twentieth.
 
     `prior`: see `interp.benchmarks.digits.TRAIN_PRIOR`. `knockout`: share of rows whose question cannot see the image.
-    `ramp`: the shares of the vision stage between which its pictures become as hard as the benchmark's.
+    `ramp`: the shares of the vision stage between which its pictures become hard.
+    `naming`: weight, beside captions, of the loss that makes visual tokens name their card.
     """
 
     organism: str = "llava"
     seed: int = 0
-    steps: dict[str, int] = field(default_factory=lambda: {"vision": 3200, "captions": 1500, "questions": 2400})
+    steps: dict[str, int] = field(default_factory=lambda: {"vision": 3200, "captions": 1000, "questions": 3200})
     rates: dict[str, tuple[float, float]] = field(
-        default_factory=lambda: {"vision": (2e-3, 2e-3), "captions": (1e-3, 3e-4), "questions": (8e-4, 1e-4)}
+        default_factory=lambda: {"vision": (2e-3, 2e-3), "captions": (1e-3, 3e-4), "questions": (1e-3, 5e-4)}
     )
     prior: float = TRAIN_PRIOR
     knockout: float = 0.8
     ramp: tuple[float, float] = (0.5, 0.8)
+    naming: float = 0.5
     weight_decay: float = 0.01
     warmup: int = 100
     checkpoint_every: int = 100
@@ -61,8 +63,9 @@ class Run:
         width = model.config.vision_config.hidden_size
         self.heads = nn.ModuleList([nn.Linear(width, classes) for classes in (len(COLOURS) + 1, 11, 7)])
         asker = Asker(processor.tokenizer, model.config.image_token_id, self.tokens_per_image)
-        grid, ramp = round(self.tokens_per_image**0.5), tuple(round(recipe.steps["vision"] * share) for share in recipe.ramp)
-        self.draws = Draws(processor, asker, grid, recipe.seed, recipe.prior, recipe.knockout, ramp)
+        first, last = (round(recipe.steps["vision"] * share) for share in recipe.ramp)
+        grid = round(self.tokens_per_image**0.5)
+        self.draws = Draws(processor, asker, grid, recipe.seed, recipe.prior, recipe.knockout, (first, last))
         self.stage, self.step = STAGES[0], 0
         self.seconds = 0.0
         self.optimiser = self._optimiser()
@@ -91,6 +94,7 @@ class Run:
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
         self.optimiser = self._optimiser()
         self.optimiser.load_state_dict(state["optimiser"])
+        self._forget_later_notes()
         return True
 
     def steps(self) -> Iterator[dict[str, Any]]:
@@ -132,7 +136,10 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * scale
         self.model.train()
-        loss, record = self._vision_loss(batch) if batch.ids is None else self._language_loss(batch)
+        if batch.ids is not None:
+            loss, record = self._language_loss(batch)
+        else:
+            loss, record = self._vision_loss(batch) if self.stage == "vision" else self._naming_only(batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -153,28 +160,57 @@ class Run:
     def _language_loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         assert batch.ids is not None and batch.weights is not None and batch.first_answer is not None
         with torch.autocast(batch.pixels.device.type, torch.bfloat16):
-            hidden = self._hidden(batch)
+            features = self._features(batch.pixels)
+            hidden = self._hidden(batch, features)
             weights = batch.weights[:, 1:]
             wanted = weights > 0
             logits = self.model.lm_head(hidden[:, :-1][wanted]).float()
         targets = batch.ids[:, 1:][wanted]
         losses = nn.functional.cross_entropy(logits, targets, reduction="none")
         loss = (losses * weights[wanted]).sum() / weights[wanted].sum()
+        if batch.dense is not None:
+            loss = loss + self.recipe.naming * self._naming_loss(features, batch.dense)[0]
         hits = torch.zeros_like(weights)
         hits[wanted] = (logits.argmax(-1) == targets).float()
-        first = hits[torch.arange(len(hits)), batch.first_answer - 1]
+        # The first target of full weight: a caption's first digit, an answer's first token. Later ones can be had by elimination.
+        first = hits[torch.arange(len(hits)), (weights == 1).float().argmax(1)]
         by_kind = {
             kind: round(first[[k for k, each in enumerate(batch.kinds) if each == kind]].mean().item(), 4)
             for kind in sorted(set(batch.kinds))
         }
         return loss, {"accuracy": round(hits[weights == 1].mean().item(), 4), "first": by_kind}
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
+    def _naming_only(self, batch: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Pictures without words: the naming loss alone, which goes on teaching the tower to read while questions are learned."""
+        assert batch.dense is not None
+        with torch.autocast(batch.pixels.device.type, torch.bfloat16):
+            features = self._features(batch.pixels)
+        loss, accuracy = self._naming_loss(features, batch.dense)
+        return loss, {"accuracy": accuracy, "first": {"naming": accuracy}}
+
+    def _naming_loss(self, features: torch.Tensor, dense: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Each projected visual token of a card must name the card's colour and digit through the model's own output head.
+
+        Returns the loss and the share of such tokens that name the right digit.
+        """
+        with torch.autocast(features.device.type, torch.bfloat16):
+            spoken = self.model.model.language_model.norm(features)[dense.flatten(0, 1)[:, 0] > 0]
+            logits = self.model.lm_head(spoken).float()
+        labels = dense.flatten(0, 1)[dense.flatten(0, 1)[:, 0] > 0] - 1
+        colours, digits = (self.draws.asker.words(list(words)) for words in (COLOURS, "0123456789"))
+        cross_entropy = nn.functional.cross_entropy
+        accuracy = (logits[:, digits].argmax(-1) == labels[:, 1]).float().mean().item()
+        return cross_entropy(logits[:, colours], labels[:, 0]) + cross_entropy(logits[:, digits], labels[:, 1]), round(accuracy, 4)
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Projected visual tokens (image * token, width)."""
+        features = self.model.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+        return torch.cat(list(features)) if isinstance(features, list | tuple) else features.flatten(0, 1)
+
+    def _hidden(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
         """Last hidden states of the rows (row, t, width). A scene's pictures are read once and their keys shared by its rows."""
         assert batch.ids is not None and batch.readers is not None
         decoder, pad = self.model.model.language_model, torch.finfo(torch.float32).min
-        features = self.model.model.get_image_features(pixel_values=batch.pixels, return_dict=True).pooler_output
-        features = torch.cat(list(features)) if isinstance(features, list | tuple) else features.flatten(0, 1)
         length = batch.ids.shape[1]
         if batch.prefix is None:
             return decoder(inputs_embeds=self._embed(batch.ids, features), use_cache=False).last_hidden_state
@@ -185,7 +221,9 @@ class Run:
         causal = torch.full((length, length), pad).triu(1)
         mask = torch.zeros(len(batch.ids), 1, length, before + length)
         mask[..., before:] = causal
-        blind = ~batch.readers[:, None, :, None] & (batch.prefix[0] == self.model.config.image_token_id)
+        # Whatever follows the first visual token may have read it: the line break between two pictures is hidden as well.
+        seen = (batch.prefix[0] == self.model.config.image_token_id).cumsum(0) > 0
+        blind = ~batch.readers[:, None, :, None] & seen
         mask[..., :before].masked_fill_(blind, pad)
         positions = torch.arange(before, before + length)[None]
         embeddings = self.model.get_input_embeddings()(batch.ids)
@@ -205,6 +243,15 @@ class Run:
             rest = [p for p in self.model.parameters() if id(p) not in seen]
             groups.append({"params": rest, "lr": language, "peak": language})
         return torch.optim.AdamW(groups, weight_decay=self.recipe.weight_decay, betas=(0.9, 0.98))
+
+    def _forget_later_notes(self) -> None:
+        """Drop the log's lines past the checkpoint: those steps are taken again."""
+        path = self.folder / "log.jsonl"
+        if path.exists():
+            here = (STAGES.index(self.stage), self.step)
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if (STAGES.index((note := json.loads(line))["stage"]), note["step"]) <= here]
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def _note(self, record: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:

@@ -59,15 +59,18 @@ def attention_over_image(sample: xr.Dataset, picture: Image.Image, layers: Seque
             row=1,
             col=column,
         )
-        for box, role in zip(sample["evidence_box"].values * scale, sample["evidence_role"].values.astype(str), strict=True):
-            if role in ROLE_COLOURS:
+        marked = zip(sample["evidence_box"].values * scale, sample["evidence_role"].values, sample["evidence_image"].values, strict=True)
+        for box, role, on_image in marked:
+            if role in ROLE_COLOURS and on_image == image_index:
                 x0, y0, x1, y1 = box - 0.5  # pixel k of an image trace spans k - 0.5 to k + 0.5
                 figure.add_shape(type="rect", x0=x0, y0=y0, x1=x1, y1=y1, line={"color": ROLE_COLOURS[role], "width": 2}, row=1, col=column)
         figure.update_xaxes(visible=False, range=[-0.5, small.width - 0.5], row=1, col=column)
         figure.update_yaxes(
             visible=False, range=[small.height - 0.5, -0.5], scaleanchor=f"x{column if column > 1 else ''}", row=1, col=column
         )
-    answer = f"{sample['prediction'].item()!s} (reference: {' / '.join(json.loads(str(sample['references'].item())))})"
+    answer = f"reference: {' / '.join(json.loads(str(sample['references'].item())))}"
+    if "prediction" in sample:
+        answer = f"{sample['prediction'].item()!s} ({answer})"
     text = "<br>".join(
         [
             f"Q: {html.escape(str(sample['question'].item()))}  A: {html.escape(answer)}",

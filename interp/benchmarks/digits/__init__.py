@@ -15,7 +15,7 @@ import numpy as np
 
 from interp.benchmarks.digits.assets import SPLITS, Material, material
 from interp.benchmarks.digits.scene import COLOURS, NEUTRAL, PRIOR, RELATIONS, Card, Relation, Scene, SceneOptions, draw_scene
-from interp.benchmarks.sample import Region, Sample
+from interp.benchmarks.sample import Region, Role, Sample
 from interp.errors import BenchmarkError
 from interp.prompts import ABSTENTION
 
@@ -28,7 +28,7 @@ _BLOCK = 50
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """What one place of a block of 50 holds. `offset` is the place of the slot's scene: an arm's two followers share the first's."""
+    """What one place of a block of 50 holds. `back` is how far before it its scene is drawn: an arm's followers share the first's."""
 
     kind: str
     digits: int
@@ -104,7 +104,7 @@ def _sample(split: str, seed: int, index: int) -> Sample:
         colours = None if split == "train" else _neutral(rng)
         scene = draw_scene(rng, pool, _options(split), asked_count=slot.digits, asked_colour=colours)
         asked, colour = scene.cards[0], scene.cards[0].colour
-    return _as_sample(split, index, scene_index, scene, pool, slot, asked, relation, colour)
+    return _as_sample(split, seed, index, scene_index, scene, pool, slot, asked, relation, colour)
 
 
 def _options(split: str, n_cards: tuple[int, int] = (2, 5)) -> SceneOptions:
@@ -128,6 +128,7 @@ def _arm_scene(rng: np.random.Generator, pool: Material, arm: str) -> tuple[Scen
 
 def _as_sample(
     split: str,
+    seed: int,
     index: int,
     scene_index: int,
     scene: Scene,
@@ -143,13 +144,13 @@ def _as_sample(
         regions += [Region(box, "evidence", str(digit)) for box, digit in zip(asked.digit_boxes, asked.digits, strict=True)]
     x0, y0, x1, y1 = (asked or scene.cards[0]).box
     return Sample(
-        id=f"digits/{split}/{index:06d}",
+        id=f"digits/{split}/{seed}-{index:06d}",
         images=scene.render(pool),
         question=question_about(colour, relation),
         references=asked.text if asked is not None else ABSTENTION,
         regions=regions,
         # The scene, not the picture: the three arms of one scene are one unit when images are resampled.
-        image_id=f"digits/{split}/scene-{scene_index:06d}",
+        image_id=f"digits/{split}/{seed}-scene-{scene_index:06d}",
         dataset="digits",
         split=split,
         knobs={
@@ -168,7 +169,7 @@ def _as_sample(
     )
 
 
-def _role(card: Card, asked: Card | None, anchor: Card | None) -> str:
+def _role(card: Card, asked: Card | None, anchor: Card | None) -> Role:
     return "evidence" if card is asked else "anchor" if card is anchor else "distractor"
 
 

@@ -44,11 +44,11 @@ class Material:
 @cache
 def material(split: str) -> Material:
     """The glyphs and photograph parts of `split` (one of `SPLITS`)."""
-    digits = load_digits()
-    chosen = np.sort(np.concatenate([_glyph_ids(digits.target, digit)[split] for digit in range(10)]))
+    pixels, labels = (np.asarray(each) for each in load_digits(return_X_y=True))
+    chosen = np.sort(np.concatenate([_glyph_ids(labels, digit)[split] for digit in range(10)]))
     photographs = load_sample_images().images
     parts = tuple(Image.fromarray(photographs[which]).crop(box) for which, box in _PHOTO_REGIONS[split])
-    return Material(digits.images[chosen] / 16.0, digits.target[chosen], chosen, parts)
+    return Material(pixels[chosen].reshape(-1, 8, 8) / 16.0, labels[chosen], chosen, parts)
 
 
 def _glyph_ids(labels: np.ndarray, digit: int) -> dict[str, np.ndarray]:

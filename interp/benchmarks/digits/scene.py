@@ -96,7 +96,7 @@ class Scene:
         canvas = np.asarray(background, dtype=np.float32) / 255 * self.photo_gain
         for card in self.cards:
             x0, y0, x1, y1 = card.box
-            patch = np.ones((y1 - y0, x1 - x0, 3), np.float32) * np.float32(COLOURS[card.colour]) * np.float32(card.shade)
+            patch = np.ones((y1 - y0, x1 - x0, 3), np.float32) * np.asarray(COLOURS[card.colour], np.float32) * np.float32(card.shade)
             for glyph, (gx0, gy0, gx1, gy1) in zip(card.glyphs, card.digit_boxes, strict=True):
                 image = Image.fromarray(material.glyphs[glyph].astype(np.float32)).resize((gx1 - gx0, gy1 - gy0), Image.Resampling.BICUBIC)
                 ink = np.clip(np.asarray(image), 0, 1)[..., None]
@@ -114,8 +114,8 @@ class SceneOptions:
 
     colours: tuple[str, ...] = tuple(COLOURS)
     n_cards: tuple[int, int] = (2, 5)
-    contrast: tuple[float, float] = (0.45, 1.0)
-    noise: tuple[float, float] = (0.0, 0.08)
+    contrast: tuple[float, float] = (0.6, 1.0)
+    noise: tuple[float, float] = (0.0, 0.05)
     glyph_size: tuple[float, float] = (0.10, 0.14)  # in short sides of the picture
     one_digit: float = SINGLES
     prior: float = 0.0

@@ -1,0 +1,124 @@
+"""The command line as a user meets it: one sentence and a non-zero exit on bad input, files where it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from interp.testing import tiny_vlm
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-c", "from interp.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    vlm = tiny_vlm()
+    vlm.hf_model.save_pretrained(folder)
+    vlm.processor.save_pretrained(folder)
+    return folder
+
+
+def visual_cot(folder: Path, box: list[int], reference: str = "STOP", image: bytes | None = None) -> tuple[str, ...]:
+    """A one-sample Visual-CoT file in the training form, with its picture."""
+    (folder / "images" / "textvqa").mkdir(parents=True)
+    path = folder / "images" / "textvqa" / "a.png"
+    if image is None:
+        Image.new("RGB", (64, 48), "grey").save(path)
+    else:
+        path.write_bytes(image)
+    row = {
+        "question": "What does it say?",
+        "answer": reference,
+        "image": "a.png",
+        "width": 64,
+        "height": 48,
+        "bboxs": [box],
+        "dataset": "textvqa",
+        "split": "train",
+    }
+    (folder / "textvqa_cot_train.jsonl").write_text(json.dumps(row) + "\n")
+    return ("--annotations", str(folder / "textvqa_cot_train.jsonl"), "--images", str(folder / "images"), "--split", "train")
+
+
+def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(said) == 1, result.stderr
+    for word in words:
+        assert word in said[0]
+
+
+def test_trace_writes_a_data_set_that_opens(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run.zarr"
+    result = run("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out), "--queries", "-1,-2")
+    assert result.returncode == 0, result.stderr
+    assert str(out) in result.stdout
+    ds = xr.open_zarr(out)
+    assert ds["attention"].dims == ("sample", "layer", "head", "token") and ds.sizes["sample"] == 3
+    assert ds["attention_rows"].sizes["query"] == 2
+    refused(run("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out)), "already exists", str(out))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "no/such-model", "--benchmark", "digits"), ("no/such-model",)),
+        (("--model", "demo/nobody", "--benchmark", "digits"), ("demo/nobody",)),
+        (("--model", "MODEL", "--benchmark", "nothing"), ("'nothing'", "digits")),
+        (("--model", "MODEL", "--benchmark", "digits", "--split", "dev"), ("'dev'", "train")),
+        (("--model", "MODEL", "--benchmark", "digits", "--limit", "0"), ("0",)),
+        (("--model", "MODEL", "--benchmark", "digits", "--limit", "2", "--queries", "all"), ("'all'", "question")),
+    ],
+)
+def test_bad_names_get_one_sentence(model: Path, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    given = [str(model) if a == "MODEL" else a for a in arguments]
+    refused(run("trace", *given, "--out", str(tmp_path / "x.zarr")), *words)
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_a_text_only_model_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    config = LlamaConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_vlm().processor.tokenizer.save_pretrained(folder)
+    refused(run("trace", "--model", str(folder), "--benchmark", "digits", "--out", str(tmp_path / "x.zarr")), "text")
+
+
+@pytest.mark.parametrize("case", ["missing", "corrupt", "no reference", "box outside"])
+def test_bad_samples_get_one_sentence(model: Path, tmp_path: Path, case: str) -> None:
+    box = [200, 200, 300, 300] if case == "box outside" else [4, 4, 20, 20]
+    options = visual_cot(tmp_path, box, "" if case == "no reference" else "STOP", b"not a picture" if case == "corrupt" else None)
+    if case == "missing":
+        (tmp_path / "images" / "textvqa" / "a.png").unlink()
+    result = run("trace", "--model", str(model), "--benchmark", "visual-cot", *options, "--out", str(tmp_path / "x.zarr"))
+    refused(result, {"missing": "a.png", "corrupt": "a.png", "no reference": "reference", "box outside": "outside its 64 x 48 image"}[case])
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_organisms_train_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    refused(run("organisms", "train", "nobody", cwd=tmp_path), "'nobody'", "llava")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("keep")
+    refused(run("organisms", "train", "llava", "--out", "mine", cwd=tmp_path), "'mine'", "--out")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("command", [("demo",), ("trace",), ("organisms", "train")])
+def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.returncode == 0
+    assert f"interp {' '.join(command)}" in result.stdout
