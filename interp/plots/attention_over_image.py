@@ -55,7 +55,7 @@ def attention_over_image(sample: xr.Dataset, picture: Image.Image, layers: Seque
         heat = paint(attention.sel(layer=layer).values[mine], boxes, small.size)
         figure.add_trace(go.Image(z=np.asarray(small), hoverinfo="skip"), row=1, col=column)
         figure.add_trace(
-            go.Heatmap(z=heat, colorscale=HEAT, opacity=0.6, showscale=False, hovertemplate="attention %{z:.4f}<extra></extra>"),
+            go.Heatmap(z=heat, colorscale=HEAT, showscale=False, hovertemplate="attention %{z:.4f}<extra></extra>"),
             row=1,
             col=column,
         )
@@ -74,13 +74,16 @@ def attention_over_image(sample: xr.Dataset, picture: Image.Image, layers: Seque
     text = "<br>".join(
         [
             f"Q: {html.escape(str(sample['question'].item()))}  A: {html.escape(answer)}",
-            "Head-mean attention of the last prompt token; boxes: evidence red, anchor blue, distractors grey.",
+            "Head-mean attention of the last prompt token, each panel scaled to its own range. "
+            "Boxes: evidence red, anchor blue, distractors grey.",
             html.escape(caption(sample.attrs, 1)),
         ]
     )
-    width = max(560, _PANEL * len(chosen) + 90)
-    figure = finish(figure, "Where the last prompt token looks", text, width=width, height=_PANEL + 220)
-    return figure.update_layout(margin={"l": 24, "r": 24, "t": 84, "b": 110})
+    width = max(760, _PANEL * len(chosen) + 48)
+    panel = (width - 48) * (1 - 0.02 * (len(chosen) - 1)) / len(chosen)
+    height = round(min(panel * small.height / small.width, 2 * _PANEL)) + 84 + 84
+    figure = finish(figure, "Where the last prompt token looks", text, width=width, height=height, gap=12)
+    return figure.update_layout(margin={"l": 24, "r": 24, "t": 84, "b": 84})
 
 
 def _spread(layers: np.ndarray, count: int = 4) -> list[int]:

@@ -22,6 +22,7 @@ def mass_by_layer(mass: xr.DataArray, name: str = "image") -> go.Figure:
             go.Scatter(
                 x=np.concatenate([layers, layers[::-1]]),
                 y=np.concatenate([high, low[::-1]]),
+                mode="lines",
                 fill="toself",
                 fillcolor=colour,
                 opacity=0.18,

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 ROLE_COLOURS = {"evidence": "#d62728", "anchor": "#1f77b4", "distractor": "#8c8c8c"}
 SEGMENT_COLOURS = {"image": "#1f77b4", "question": "#d62728", "instruction": "#9467bd", "template": "#7f7f7f", "system": "#2ca02c"}
-HEAT = "Inferno"
+HEAT = [[0, "rgba(20, 10, 80, 0.25)"], [0.5, "rgba(220, 70, 60, 0.55)"], [1, "rgba(255, 235, 80, 0.85)"]]  # over a picture
 
 TEMPLATE = go.layout.Template(
     layout=go.Layout(
@@ -32,8 +32,8 @@ def caption(attrs: Mapping[str, Any], n: int, more: str = "") -> str:
     return ", ".join([*parts, f"n = {n}"]) + (f". {more}" if more else ".")
 
 
-def finish(figure: go.Figure, title: str, text: str, *, width: int, height: int) -> go.Figure:
-    """Apply the template, set the title and put the caption under the plot."""
+def finish(figure: go.Figure, title: str, text: str, *, width: int, height: int, gap: int = 64) -> go.Figure:
+    """Apply the template, set the title and put the caption `gap` pixels under the plot."""
     figure.update_layout(template=TEMPLATE, title_text=title, width=width, height=height)
     figure.add_annotation(
         text=text,
@@ -41,7 +41,7 @@ def finish(figure: go.Figure, title: str, text: str, *, width: int, height: int)
         yref="paper",
         x=0,
         y=0,
-        yshift=-64,
+        yshift=-gap,
         xanchor="left",
         yanchor="top",
         showarrow=False,
