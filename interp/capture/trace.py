@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +84,7 @@ def trace(
     Raises
     ------
     BenchmarkError
-        The benchmark, or its shard, has no sample.
+        The benchmark, or its shard, has no sample, or two samples share an id.
     CaptureError
         Rows fail the self-check.
     InterpError
@@ -95,6 +96,9 @@ def trace(
         queries = [int(position) for position in queries]  # numpy's numbers are no JSON
     _check_arguments(batch_size, max_new_tokens, queries, answers, store)
     chosen = _shard(bench, shard)
+    repeated = [name for name, count in Counter(sample.id for sample in chosen).items() if count > 1]
+    if repeated:
+        raise BenchmarkError(f"Sample id {repeated[0]!r} occurs more than once in the benchmark; give every sample an id of its own.")
     records: list[Record] = []
     starts = range(0, len(chosen), batch_size)
     with serving_rows(vlm.hf_model):

@@ -16,9 +16,17 @@ from interp.organisms.mixture import Asker, Row, Turn
 
 STAGES = ("vision", "captions", "questions")
 # Of the questions stage's steps:
-SHARES = {"one question": 0.30, "naming": 0.36, "captions": 0.12, "two turns": 0.05, "two images": 0.07, "question first": 0.10}
+SHARES = {
+    "one question": 0.32,
+    "bare question": 0.28,
+    "naming": 0.10,
+    "captions": 0.06,
+    "two turns": 0.05,
+    "two images": 0.07,
+    "question first": 0.12,
+}
 
-HARDER = replace(SceneOptions(), contrast=(0.45, 1.0), noise=(0.0, 0.08), inside_centre=True)  # than the benchmark: to learn to read from
+HARDER = replace(SceneOptions(), contrast=(0.5, 1.0), noise=(0.0, 0.06), inside_centre=True)  # than the benchmark: to learn to read from
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,10 @@ class Draws:
             return self._vision(rng, clear=0.0)
         if shape == "one question":
             return self._one_image(rng, lambda scene, _: self.asker.conversation(rng, [scene]))
+        if shape == "bare question":  # short rows: three times the questions for the time
+            return self._one_image(rng, lambda scene, _: [self.asker.question(rng, [scene], "question")])
         if shape == "two turns":
-            return self._one_image(rng, lambda scene, _: self.asker.two_turns(rng, scene), n=12, rows=3)
+            return self._one_image(rng, lambda scene, _: self.asker.two_turns(rng, scene), n=8)
         return self._two_images(rng) if shape == "two images" else self._question_first(rng)
 
     def _vision(self, rng: np.random.Generator, clear: float, n: int = 20) -> Batch:
@@ -110,7 +120,7 @@ class Draws:
         contrast, noise = float(rng.uniform(*options.contrast)), float(rng.uniform(*options.noise))
         return Scene((edge, edge), photo, box, float(rng.uniform(0.5, 1.0)), tuple(cards), contrast, noise, int(rng.integers(2**31)))
 
-    def _one_image(self, rng: np.random.Generator, ask: Callable[[Scene, int], list[Turn]], *, n: int = 16, rows: int = 4) -> Batch:
+    def _one_image(self, rng: np.random.Generator, ask: Callable[[Scene, int], list[Turn]], *, n: int = 12, rows: int = 4) -> Batch:
         scenes = [self._scene(rng) for _ in range(n)]
         pixels = self._pixels(rng, [self._picture(scene) for scene in scenes])
         return self._packed(rng, pixels, n, 1, [ask(scene, k) for scene in scenes for k in range(rows)])
@@ -122,7 +132,7 @@ class Draws:
         turns = [[self.asker.caption(rng, [scene], shuffled=k > 0)] for scene in scenes for k in range(rows)]
         return replace(self._packed(rng, pixels, n, 1, turns), dense=torch.stack([self._dense(scene) for scene in scenes]))
 
-    def _two_images(self, rng: np.random.Generator, n: int = 10, rows: int = 4) -> Batch:
+    def _two_images(self, rng: np.random.Generator, n: int = 8, rows: int = 4) -> Batch:
         pictures: list[Image.Image] = []
         conversations: list[list[Turn]] = []
         for _ in range(n):
@@ -131,14 +141,19 @@ class Draws:
             conversations += [self.asker.conversation(rng, scenes) for _ in range(rows)]
         return self._packed(rng, self._pixels(rng, pictures), n, 2, conversations)
 
-    def _question_first(self, rng: np.random.Generator, n: int = 24) -> Batch:
+    def _question_first(self, rng: np.random.Generator, n: int = 20) -> Batch:
         """Pictures after the first question: one picture mostly, in every form, or two turns; else two pictures."""
         shape = str(rng.choice(["one", "two turns", "two images"], p=[0.8, 0.1, 0.1]))
         pictures: list[Image.Image] = []
         rows: list[Row] = []
         for _ in range(n // 2 if shape == "two images" else n):
             scenes, shown = self._pair(rng) if shape == "two images" else self._alone(rng)
-            turns = self.asker.two_turns(rng, scenes[0]) if shape == "two turns" else self.asker.conversation(rng, scenes)
+            if shape == "two turns":
+                turns = self.asker.two_turns(rng, scenes[0])
+            elif rng.random() < 0.2:
+                turns = [self.asker.question(rng, scenes, "question")]
+            else:
+                turns = self.asker.conversation(rng, scenes)
             pictures += shown
             rows.append(self.asker.question_first(turns, len(shown)))
         return self._padded(self._pixels(rng, pictures), None, rows, [True] * len(rows))

@@ -17,7 +17,7 @@ from interp import prompts
 from interp.benchmarks.digits import question_about
 from interp.benchmarks.digits.scene import COLOURS, RELATIONS, Card, Relation, Scene
 
-FORMS = {"base": 0.36, "vea": 0.32, "question": 0.08, "describe": 0.12, "extract": 0.05, "informed": 0.07}
+FORMS = {"base": 0.42, "vea": 0.36, "describe": 0.09, "extract": 0.05, "informed": 0.08}
 ABSENT, RELATIONAL = 0.12, 0.28  # shares among the questions, where a scene allows it
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,13 +40,13 @@ class Recipe:
 
     organism: str = "llava"
     seed: int = 0
-    steps: dict[str, int] = field(default_factory=lambda: {"vision": 3200, "captions": 1000, "questions": 3200})
+    steps: dict[str, int] = field(default_factory=lambda: {"vision": 5000, "captions": 900, "questions": 2800})
     rates: dict[str, tuple[float, float]] = field(
         default_factory=lambda: {"vision": (2e-3, 2e-3), "captions": (1e-3, 3e-4), "questions": (1e-3, 5e-4)}
     )
     prior: float = TRAIN_PRIOR
     knockout: float = 0.8
-    ramp: tuple[float, float] = (0.5, 0.8)
+    ramp: tuple[float, float] = (0.6, 0.85)
     naming: float = 0.5
     weight_decay: float = 0.01
     warmup: int = 100
@@ -103,9 +102,9 @@ class Run:
             if stage != self.stage:
                 self.stage, self.step = stage, 0
                 self.optimiser = self._optimiser()
-            for batch in self._batches(stage):
+            while self.step < self.recipe.steps[stage]:
                 start = time.perf_counter()
-                record = {"stage": stage, "step": self.step + 1} | self._update(batch)
+                record = {"stage": stage, "step": self.step + 1} | self._update(self.draws(stage, self.step))
                 self.step += 1
                 self.seconds += time.perf_counter() - start
                 if self.step % 10 == 0:
@@ -118,17 +117,6 @@ class Run:
     def steps_done(self) -> int:
         """Steps taken, all stages together."""
         return sum(self.recipe.steps[stage] for stage in STAGES[: STAGES.index(self.stage)]) + self.step
-
-    def _batches(self, stage: str) -> Iterator[Batch]:
-        """The rest of the stage, each batch drawn while the one before it trains."""
-        last = self.recipe.steps[stage]
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self.draws, stage, self.step) if self.step < last else None
-            while coming is not None:
-                batch = coming.result()
-                following = self.step + 1
-                coming = pool.submit(self.draws, stage, following) if following < last else None
-                yield batch
 
     def _update(self, batch: Batch) -> dict[str, Any]:
         progress = self.step / self.recipe.steps[self.stage]
