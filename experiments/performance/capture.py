@@ -96,7 +96,7 @@ def ratio(mine: list[float], plain: list[float], seed: int = 0) -> dict[str, flo
 
 
 @app.command(show=False)
-def peak(n_tokens: int, mode: Mode, *, calls: int = 5) -> None:
+def peak(n_tokens: int, mode: Mode, *, calls: int = 3) -> None:
     """Print the median peak memory (MB) of one call above what was resident before it. Linux only."""
     vlm = bench_model()
     call = runner(vlm, n_tokens, mode)

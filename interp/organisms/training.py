@@ -40,7 +40,7 @@ class Recipe:
 
     organism: str = "llava"
     seed: int = 0
-    steps: dict[str, int] = field(default_factory=lambda: {"vision": 5000, "captions": 900, "questions": 2800})
+    steps: dict[str, int] = field(default_factory=lambda: {"vision": 5000, "captions": 900, "questions": 2500})
     rates: dict[str, tuple[float, float]] = field(
         default_factory=lambda: {"vision": (2e-3, 2e-3), "captions": (1e-3, 3e-4), "questions": (1e-3, 5e-4)}
     )
