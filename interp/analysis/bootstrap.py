@@ -13,7 +13,7 @@ def cluster_bootstrap(values: ArrayLike, clusters: ArrayLike, *, n_resamples: in
     NaN values do not count; a resample without any value is NaN.
     """
     table = np.asarray(values, dtype=np.float64)
-    _, member = np.unique(np.asarray(clusters), return_inverse=True)
+    _, member = np.unique(_plain(clusters), return_inverse=True)
     n = int(member.max()) + 1
     sums = np.zeros((n, *table.shape[1:]))
     counts = np.zeros_like(sums)
@@ -36,7 +36,7 @@ def mean_interval(
     rest = [dim for dim in ordered.dims if dim != "sample"]
     means = cluster_bootstrap(ordered.values, clusters.values, n_resamples=n_resamples, seed=seed)
     tails = [(1 - level) / 2, 1 - (1 - level) / 2]
-    enough = len(np.unique(clusters.values)) > 1
+    enough = len(np.unique(_plain(clusters.values))) > 1
     bounds = np.nanquantile(means, tails, axis=0) if enough else np.full((2, *ordered.shape[1:]), np.nan)
     interval = xr.DataArray(
         bounds,
@@ -45,3 +45,9 @@ def mean_interval(
         attrs={"long_name": f"{level:.0%} percentile bootstrap interval over {clusters.name or 'clusters'}", "level": level},
     )
     return xr.Dataset({"mean": array.mean("sample"), "interval": interval, "n": array.notnull().sum("sample")})
+
+
+def _plain(names: ArrayLike) -> NDArray[np.generic]:
+    """Names as objects where they are variable-width strings, on which numpy's set functions are not safe (2.4)."""
+    array = np.asarray(names)
+    return array.astype(object) if array.dtype.kind == "T" else array
