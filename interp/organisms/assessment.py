@@ -86,7 +86,9 @@ def answer_figures(ds: xr.Dataset) -> Figures:
     for k, (name, prediction) in enumerate(zip(scene.values, ds["prediction"].values, strict=True)):
         said_prior[k] = float(str(prediction) == str(conflict_digit.get(name, "")))
     figures["prior digit said"] = {arm: share(said_prior[keep.values], scene[keep.values]) for arm, keep in arms.items()}
-    paired = [correct[arms[arm].values].assign_coords(sample=scene[arms[arm].values].values.astype(object)) for arm in ("conflict", "neutral")]
+    paired = [
+        correct[arms[arm].values].assign_coords(sample=scene[arms[arm].values].values.astype(object)) for arm in ("conflict", "neutral")
+    ]
     # not np.intersect1d: numpy 2.4 crashes in it on variable-width strings
     shared = sorted(set(paired[0]["sample"].values.tolist()) & set(paired[1]["sample"].values.tolist()))
     difference = paired[0].sel(sample=shared) - paired[1].sel(sample=shared)
