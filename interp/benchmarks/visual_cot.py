@@ -123,7 +123,7 @@ def _sample(row: Row, folder: Path, used: Counter[str], report: Report, skip_bad
     size = row.size or (_header_size(path) if path else None)
     regions = [Region(box) for box in _clean(row.boxes, size, report)]
     if report.n_outside_boxes and not skip_bad and size:
-        raise SampleError(f"Sample {_name(row)!r} has a box outside its {size[0]} x {size[1]} image; {_REMEDY}.")
+        raise SampleError(f"Sample {_name(row)!r} has a box outside its {size[0]:g} x {size[1]:g} image; {_REMEDY}.")
     report.n_without_evidence += not regions
     name = _name(row)
     used[name] += 1
