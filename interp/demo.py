@@ -47,7 +47,7 @@ def run_demo(model: str, n: int, out: str | Path, *, progress: bool | None = Non
     mass = segment_mass(ds, "image").assign_attrs(ds.attrs)
     shown = _clearest(ds)
     figures = {
-        "attention_over_image": attention_over_image(ds.isel(sample=shown), bench[shown].open_images()[0]),
+        "attention_over_image": attention_over_image(ds.isel(sample=shown), bench[shown].open_images()[0], _layers(mass)),
         "image_mass_by_layer": mass_by_layer(mass, "image"),
     }
     files, notes = [], []
@@ -81,6 +81,13 @@ def _accuracy(ds: xr.Dataset) -> Iterator[tuple[str, float, float, float, int]]:
             result = mean_interval(part["exact_match"], part["image_id"])
             lower, upper = (float(bound) for bound in result["interval"])
             yield label, float(result["mean"]), lower, upper, int(result["n"])
+
+
+def _layers(mass: xr.DataArray) -> list[int]:
+    """First, last, middle, and the layer with the most image mass."""
+    layers = mass["layer"].values
+    most = int(mass.mean(["sample", "head"]).argmax())
+    return sorted({int(layers[k]) for k in (0, most, len(layers) // 2, -1)})
 
 
 def _clearest(ds: xr.Dataset) -> int:

@@ -166,5 +166,6 @@ def test_the_card_is_what_the_run_measured() -> None:
     assert page(card) == (SHIPPED / "README.md").read_text()
     assert card["recipe"] == json.loads(json.dumps(Recipe().__dict__))
     assert [a["split"] for a in card["assessments"]] == ["validation", "test"] and card["assessments"][1]["n"] == 500
+    assert all(a["orders"]["image-first"]["grounding"]["correct"]["auroc of profiled map"]["mean"] >= 0.9 for a in card["assessments"])
     log = [json.loads(line) for line in (SHIPPED / "training_log.jsonl").read_text().splitlines()]
     assert sum(1 for note in log if note["stage"] == "questions") == card["recipe"]["steps"]["questions"] // 10
