@@ -26,6 +26,7 @@ COST = ROOT / "experiments" / "performance" / "results" / "capture.md"
 
 
 def main() -> None:
+    """Rewrite the blocks and the picture."""
     with tempfile.TemporaryDirectory() as folder:
         printed = _demo(Path(folder))
         PICTURES.mkdir(exist_ok=True)
@@ -33,8 +34,9 @@ def main() -> None:
     blocks = {
         "demo": "```\n" + printed.replace(folder, "results/demo") + "\n```",
         "organism": organism_table(json.loads((files("interp.organisms") / "llava" / "card.json").read_text(encoding="utf-8"))),
-        "performance": COST.read_text(encoding="utf-8").strip(),
     }
+    if COST.exists():
+        blocks["performance"] = COST.read_text(encoding="utf-8").strip()
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, text in blocks.items():
         block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
