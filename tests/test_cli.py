@@ -95,7 +95,8 @@ def test_a_text_only_model_is_refused(tmp_path: Path) -> None:
     config = LlamaConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
     LlamaForCausalLM(config).save_pretrained(folder)
     tiny_vlm().processor.tokenizer.save_pretrained(folder)
-    refused(run("trace", "--model", str(folder), "--benchmark", "digits", "--out", str(tmp_path / "x.zarr")), "text")
+    refused(run("trace", "--model", str(folder), "--benchmark", "digits", "--out", str(tmp_path / "x.zarr")), "text-only")
+    assert not (tmp_path / "x.zarr").exists()
 
 
 @pytest.mark.parametrize("case", ["missing", "corrupt", "no reference", "box outside"])

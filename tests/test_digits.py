@@ -24,12 +24,12 @@ def picture(sample: interp.Sample) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def test_split() -> Digits:
+def shown() -> Digits:
     return load("test")
 
 
-def test_default_test_split_has_500_samples_and_the_stated_mixture(test_split: Digits) -> None:
-    knobs = [sample.knobs for sample in test_split]
+def test_default_test_split_has_500_samples_and_the_stated_mixture(shown: Digits) -> None:
+    knobs = [sample.knobs for sample in shown]
     assert len(knobs) == 500
     answerable = [k for k in knobs if not k["absent"]]
     assert sum(k["n_digits"] == 1 for k in answerable) / len(answerable) == pytest.approx(0.7, abs=0.01)
@@ -60,9 +60,9 @@ def test_splits_share_no_glyph_and_no_photograph_pixel() -> None:
     assert max(int(each.max()) for each in used) == 1
 
 
-def test_the_three_arms_of_a_scene_differ_in_one_colour_only(test_split: Digits) -> None:
+def test_the_three_arms_of_a_scene_differ_in_one_colour_only(shown: Digits) -> None:
     triples: dict[str, dict[str, interp.Sample]] = {}
-    for sample in test_split:
+    for sample in shown:
         if sample.knobs["arm"]:
             triples.setdefault(sample.image_id, {})[sample.knobs["arm"]] = sample
     assert len(triples) == 60 and all(len(triple) == 3 for triple in triples.values())
@@ -81,7 +81,7 @@ def test_the_three_arms_of_a_scene_differ_in_one_colour_only(test_split: Digits)
         assert {sample.references for sample in triple.values()} == {(str(digit),)}
 
 
-def test_boxes_are_exact_in_original_pixels(test_split: Digits) -> None:
+def test_boxes_are_exact_in_original_pixels(shown: Digits) -> None:
     """With noise and ink off, a card's box is the region of its colour around its middle: found in the pixels, not from the generator."""
     pool = assets.material("test")
     options = SceneOptions(contrast=(0.0, 0.0), noise=(0.0, 0.0), colours=("red", "green", "blue", "purple"), n_cards=(3, 4))
@@ -96,7 +96,7 @@ def test_boxes_are_exact_in_original_pixels(test_split: Digits) -> None:
             assert middle > 0 and (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == card.box
 
 
-def test_digit_boxes_hold_the_ink_and_nothing_else_does(test_split: Digits) -> None:
+def test_digit_boxes_hold_the_ink_and_nothing_else_does(shown: Digits) -> None:
     """Ink is where a render with full contrast differs from one without."""
     pool = assets.material("test")
     for seed in range(20):
@@ -112,8 +112,8 @@ def test_digit_boxes_hold_the_ink_and_nothing_else_does(test_split: Digits) -> N
         assert not (ink & ~boxes).any()
 
 
-def test_regions_have_roles_and_per_digit_boxes(test_split: Digits) -> None:
-    for sample in test_split[:150]:
+def test_regions_have_roles_and_per_digit_boxes(shown: Digits) -> None:
+    for sample in shown[:150]:
         roles = [region.role for region in sample.regions]
         relation, absent, digits = sample.knobs["relation"], sample.knobs["absent"], sample.knobs["n_digits"]
         assert roles.count("anchor") == (1 if relation else 0)
@@ -127,12 +127,12 @@ def test_regions_have_roles_and_per_digit_boxes(test_split: Digits) -> None:
             assert all(x0 <= p.box[0] < p.box[2] <= x1 and y0 <= p.box[1] < p.box[3] <= y1 for p in parts)
         assert picture(sample).mode == "RGB"
         assert min(picture(sample).size) >= 160
-    assert any(picture(sample).width != picture(sample).height for sample in test_split[:50])
+    assert any(picture(sample).width != picture(sample).height for sample in shown[:50])
 
 
-def test_a_relation_names_exactly_one_card(test_split: Digits) -> None:
+def test_a_relation_names_exactly_one_card(shown: Digits) -> None:
     checked = 0
-    for sample in test_split:
+    for sample in shown:
         if not sample.knobs["relation"]:
             continue
         anchor = next(r for r in sample.regions if r.role == "anchor").box
