@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,37 @@ class Profile:
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
         Path(path).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    def check(self, attrs: Mapping[str, Any], image_ids: Iterable[str], *, allow_overlap: bool = False) -> None:
+        """Refuse to judge what this profile cannot: another model's trace, another prompt order, or pictures it was fitted on.
+
+        Parameters
+        ----------
+        attrs
+            Provenance of what is judged: at least `model`, `revision` and `prompt_order`.
+        image_ids
+            Its pictures.
+        allow_overlap
+            Accept pictures that the profile was fitted on (the caller records it).
+
+        Raises
+        ------
+        InterpError
+            Names what differs and the remedy.
+        """
+        for key in ("model", "revision", "prompt_order"):
+            mine, theirs = self.identity.get(key, ""), str(attrs.get(key, ""))
+            if mine != theirs:
+                raise InterpError(
+                    f"Profile is of {key.replace('_', ' ')} {mine!r}, but this is {theirs!r}; fit a profile on a trace of the same "
+                    "model and prompt order."
+                )
+        shared = sorted(set(self.image_ids) & {str(i) for i in image_ids})
+        if shared and not allow_overlap:
+            raise InterpError(
+                f"Profile was fitted on {len(shared)} of the images it would judge ({shared[0]!r}, ...); fit it on another split, or pass "
+                "allow_overlap=True, which is recorded."
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
