@@ -78,6 +78,25 @@ def test_a_planted_layer_is_profiled_and_a_profile_survives_the_disk(tmp_path: P
         Profile.load(tmp_path / "bad.json")
 
 
+def test_a_planted_head_is_profiled_with_the_intervals_of_its_layer(tmp_path: Path) -> None:
+    ds = traces(n=14, n_layers=5, n_heads=4, seed=2)
+    positive = evidence_labels(ds["coverage"]) == 1
+    chosen = (ds["layer"] == 1) & (ds["head"] == 3)
+    ds["attention"] = ds["attention"].where(~(positive & chosen), 1.0).transpose(*ds["attention"].dims)
+    profile = profile_layers(ds)
+    assert profile.heads[0] == (1, 3) and profile.head_auroc[1][3] == pytest.approx(1.0) and len(profile.heads) == 2
+    per_head = auroc(ds["attention"], ds["coverage"])
+    np.testing.assert_allclose(profile.head_auroc, per_head.mean("sample").values)
+    layers = mean_interval(auroc(ds["attention"].mean("head"), ds["coverage"]), ds["image_id"])
+    np.testing.assert_allclose(profile.auroc, layers["mean"].values)
+    np.testing.assert_allclose(profile.interval, layers["interval"].transpose("layer", "ci_bound").values)
+    profile.save(tmp_path / "p.json")
+    assert Profile.load(tmp_path / "p.json") == profile
+    upper = profile_layers(ds.isel(layer=[0, 1, 2]), fraction=0.01)
+    assert upper.heads == ((1, 3),)
+    assert profile_layers(ds.isel(layer=[1, 4], head=[3, 0]), fraction=0.01).heads == ((1, 3),)  # labels, not places
+
+
 def test_segment_mass_adds_up() -> None:
     ds = traces(n=5)
     parts = [segment_mass(ds, name) for name in ds["segment"].attrs["flag_meanings"].split()]

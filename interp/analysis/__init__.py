@@ -2,7 +2,42 @@
 
 from interp.analysis.auroc import auroc, evidence_labels
 from interp.analysis.bootstrap import cluster_bootstrap, mean_interval
+from interp.analysis.correctness import by_correctness
+from interp.analysis.disconnect import disconnect
+from interp.analysis.grounding import auprc, evidence_ratio, grounding, ndcg, pointing
 from interp.analysis.mass import segment_mass
+from interp.analysis.paired import compare, holm, mcnemar
+from interp.analysis.probe import Probe, fit_probe, readable
 from interp.analysis.profile import Profile, profile_layers, profiled_map
+from interp.analysis.quality import by_grounding_quality
+from interp.analysis.rapt import rapt
+from interp.analysis.seen import seen
+from interp.analysis.visibility import visibility
 
-__all__ = ["Profile", "auroc", "cluster_bootstrap", "evidence_labels", "mean_interval", "profile_layers", "profiled_map", "segment_mass"]
+__all__ = [
+    "Probe",
+    "Profile",
+    "auprc",
+    "auroc",
+    "by_correctness",
+    "by_grounding_quality",
+    "cluster_bootstrap",
+    "compare",
+    "disconnect",
+    "evidence_labels",
+    "evidence_ratio",
+    "fit_probe",
+    "grounding",
+    "holm",
+    "mcnemar",
+    "mean_interval",
+    "ndcg",
+    "pointing",
+    "profile_layers",
+    "profiled_map",
+    "rapt",
+    "readable",
+    "seen",
+    "segment_mass",
+    "visibility",
+]

@@ -1,4 +1,4 @@
-"""Visual-grounding layers: the layers whose attention ranks the evidence best, found on one split and used on another."""
+"""Visual-grounding layers and heads: those whose attention ranks the evidence best, found on one split and used on another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
-from interp.analysis.auroc import OverlapRule, auroc
+from interp.analysis.auroc import OverlapRule, auroc_kernel, evidence_labels, has_contrast, refuse_without_evidence
+from interp.analysis.blocks import streamed, without_token_labels
+from interp.analysis.bootstrap import mean_interval
 from interp.errors import InterpError
 
 _IDENTITY = ("model", "revision", "prompt", "prompt_order", "benchmark", "split")
@@ -20,10 +23,12 @@ _IDENTITY = ("model", "revision", "prompt", "prompt_order", "benchmark", "split"
 
 @dataclass(frozen=True)
 class Profile:
-    """The visual-grounding layers of one model (paper, section on profiling; Table 4).
+    """The visual-grounding layers of one model (paper, section on profiling; Table 4), and its visual-grounding heads.
 
     `layers`, ascending and zero-based; `auroc`, one mean per layer of the model; `sample_ids` and `image_ids`, what it was fitted on;
-    `n_undefined`, how many of the samples had no evidence token and could not count; `identity`, the trace it came from.
+    `n_undefined`, how many of the samples had no evidence token and could not count; `identity`, the trace it came from; `interval`, per
+    layer the lower and the upper 95 % bound of its mean, bootstrapped over pictures; `heads`, as (layer, head), best first;
+    `head_auroc`, per layer one mean per head. A layer or head that cannot reach the picture has a NaN.
     """
 
     layers: tuple[int, ...]
@@ -34,6 +39,9 @@ class Profile:
     rule: str
     n_undefined: int
     identity: dict[str, str]
+    interval: tuple[tuple[float, float], ...] = ()
+    heads: tuple[tuple[int, int], ...] = ()
+    head_auroc: tuple[tuple[float, ...], ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
@@ -67,7 +75,7 @@ class Profile:
         if shared and not allow_overlap:
             raise InterpError(
                 f"Profile was fitted on {len(shared)} of the images it would judge ({shared[0]!r}, ...); fit it on another split, or pass "
-                "allow_overlap=True, which is recorded."
+                "allow_overlap=True (--allow-overlap), which is recorded."
             )
 
     @classmethod
@@ -81,14 +89,19 @@ class Profile:
         """
         try:
             fields: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-            return cls(**kept)
+            return cls(**{name: _frozen(value) for name, value in fields.items()})
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InterpError(f"File {str(path)!r} is not a layer profile ({error}); make one with Profile.save.") from error
 
 
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
 def profile_layers(ds: xr.Dataset, fraction: float = 0.1, rule: OverlapRule = "any") -> Profile:
-    """The best ``ceil(fraction * n_layers)`` layers by mean AUROC of the head-mean attention (paper, step A).
+    """The best ``ceil(fraction * n)`` layers by mean AUROC of the head-mean attention (paper, step A), and heads by their own mean AUROC.
+
+    `ds` is a trace; its attention is read once, in blocks.
 
     Raises
     ------
@@ -97,24 +110,52 @@ def profile_layers(ds: xr.Dataset, fraction: float = 0.1, rule: OverlapRule = "a
     """
     if not 0 < fraction <= 1:
         raise InterpError(f"Fraction {fraction} is outside (0, 1]; the paper uses 0.1.")
-    scores = auroc(ds["attention"].mean("head"), ds["coverage"], rule)
-    if scores.notnull().sum() == 0:
-        raise InterpError("No sample of this trace has an evidence token, so no layer can be profiled; trace samples with evidence boxes.")
-    means = scores.mean("sample").values
-    count = math.ceil(fraction * len(means))
-    best = np.argsort(-means, kind="stable")[:count]
+
+    def compute(block: xr.Dataset) -> xr.Dataset:
+        attention, labels = without_token_labels(block["attention"]), evidence_labels(without_token_labels(block["coverage"]), rule)
+        tokens = [["token"], ["token"]]
+        return xr.Dataset(
+            {
+                "by_layer": xr.apply_ufunc(auroc_kernel, attention.mean("head"), labels, input_core_dims=tokens),
+                "by_head": xr.apply_ufunc(auroc_kernel, attention, labels, input_core_dims=tokens),
+                "defined": has_contrast(labels),
+            }
+        )
+
+    scores = streamed(ds, compute, "attention", "coverage")
+    undefined = refuse_without_evidence(scores["defined"])
+    by_layer = mean_interval(scores["by_layer"], scores["image_id"])
+    by_head = scores["by_head"].mean("sample").transpose("layer", "head").values
+    means = by_layer["mean"].values
+    layers, heads = scores["layer"].values.tolist(), scores["head"].values.tolist()
     return Profile(
-        layers=tuple(sorted(int(layer) for layer in best)),
-        auroc=tuple(float(mean) for mean in means),
+        layers=tuple(sorted(layers[place] for place in _best(means, fraction))),
+        auroc=tuple(means.tolist()),
         sample_ids=tuple(str(i) for i in ds["sample"].values),
         image_ids=tuple(sorted({str(i) for i in ds["image_id"].values})),
         fraction=fraction,
         rule=rule,
-        n_undefined=int(scores.attrs["n_undefined"]),
+        n_undefined=undefined,
         identity={key: str(ds.attrs.get(key, "")) for key in _IDENTITY},
+        interval=tuple((float(lower), float(upper)) for lower, upper in by_layer["interval"].transpose("layer", "ci_bound").values),
+        heads=tuple((layers[place // len(heads)], heads[place % len(heads)]) for place in _best(by_head.ravel(), fraction)),
+        head_auroc=tuple(tuple(row) for row in by_head.tolist()),
     )
 
 
+def _best(means: NDArray[np.float64], fraction: float) -> list[int]:
+    """Places of the best ``ceil(fraction * n)``, best first; never of a NaN."""
+    order = np.argsort(-means, kind="stable")  # NaN comes last
+    return order[: min(math.ceil(fraction * len(means)), int((~np.isnan(means)).sum()))].tolist()
+
+
 def profiled_map(ds: xr.Dataset, profile: Profile) -> xr.DataArray:
-    """The mean attention over the profiled layers and their heads (sample, token); paper Eq. 1."""
-    return ds["attention"].sel(layer=list(profile.layers)).mean(["layer", "head"])
+    """The mean attention over the profiled layers and their heads (sample, token); paper Eq. 1.
+
+    `ds` is a trace, read in blocks and only at these layers; or one sample of it, which gives (token,).
+    """
+    chosen = ds[["attention"]].sel(layer=list(profile.layers))
+    if "sample" not in ds.dims:
+        return chosen["attention"].astype(np.float32).mean(["layer", "head"])
+    result = streamed(chosen, lambda block: without_token_labels(block["attention"]).mean(["layer", "head"]), "attention")
+    return result.assign_coords({name: coord for name, coord in chosen.coords.items() if "token" in coord.dims})
