@@ -36,3 +36,7 @@ class CaptureError(InterpError):
 
 class OrganismError(InterpError):
     """An organism is unknown, or its training cannot start or resume."""
+
+
+class StoreError(InterpError):
+    """A store on disk is missing, damaged, unfinished, of another kind, or was begun with other settings."""

@@ -176,19 +176,26 @@ def test_residual_is_the_stream_after_each_layer(vlm: VLM) -> None:
         np.testing.assert_allclose(ds["residual"][0, layer], states[layer + 1][0, -1], atol=1e-4)
 
 
-def test_store_round_trip(vlm: VLM, tmp_path: Path) -> None:
-    path = tmp_path / "run.zarr"
-    ds = interp.trace(vlm, samples(2), answers=False, store=path)
-    with xr.open_zarr(path) as back:
-        xr.testing.assert_identical(back.load(), ds)
-    with pytest.raises(InterpError, match="already exists"):
-        interp.trace(vlm, samples(2), store=path)
+def test_shards_are_whole_batches_and_cover_the_benchmark(vlm: VLM, traced: xr.Dataset) -> None:
+    parts = [interp.trace(vlm, samples(5), batch_size=3, max_new_tokens=3, shard=f"{i}/2") for i in range(2)]
+    assert [part["sample"].values.tolist() for part in parts] == [[f"synthetic-0-{i}" for i in mine] for mine in ([0, 1, 2], [3, 4])]
+    assert [part.attrs["shard"] for part in parts] == ["0/2", "1/2"]
+    for part, whole in zip(parts, (traced.isel(sample=slice(3)), traced.isel(sample=slice(3, 5))), strict=True):
+        length = part.sizes["token"]
+        assert np.array_equal(part["attention"], whole["attention"][..., :length], equal_nan=True), "the same batch gives the same bits"
 
 
-def test_shards_cover_the_benchmark(vlm: VLM) -> None:
-    bench = samples(5)
-    parts = [interp.trace(vlm, bench, answers=False, shard=f"{i}/2") for i in range(2)]
-    assert [str(s) for part in parts for s in part["sample"].values] == [bench[i].id for i in (0, 2, 4, 1, 3)]
+def test_an_answers_axis_is_as_long_as_an_answer_may_be(vlm: VLM) -> None:
+    ds = interp.trace(vlm, samples(2), max_new_tokens=5, queries="answer")
+    assert ds.sizes["step"] == ds.sizes["query"] == 5
+    assert ds.sizes["key"] == ds.sizes["token"] + 5
+
+
+def test_settings_are_kept(vlm: VLM) -> None:
+    ds = interp.trace(vlm, samples(1), answers=False, settings={"split": "test", "limit": 1})
+    assert json.loads(ds.attrs["settings"]) == {"split": "test", "limit": 1}
+    with pytest.raises(InterpError, match="settings cannot be kept"):
+        interp.trace(vlm, samples(1), settings={"path": Path()})
 
 
 @pytest.mark.parametrize(
@@ -223,7 +230,17 @@ def test_bad_benchmarks(vlm: VLM, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["interp", "interp.analysis", "interp.benchmarks", "interp.families", "interp.geometry", "interp.answers"]
+    "module",
+    [
+        "interp",
+        "interp.analysis",
+        "interp.answers",
+        "interp.benchmarks",
+        "interp.capture",
+        "interp.capture.store",
+        "interp.families",
+        "interp.geometry",
+    ],
 )
 def test_light_imports_stay_light(module: str) -> None:
     heavy = "{'torch', 'transformers', 'nnsight'} & set(sys.modules)"

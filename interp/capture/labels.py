@@ -1,10 +1,10 @@
-"""Records of samples, padded and labelled: names, units, coordinates and provenance of a trace."""
+"""Facts and records of samples, padded and labelled: names, units, coordinates and provenance of a trace."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,11 +14,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
+from interp.capture.facts import TEXT, Facts, identify
 from interp.capture.record import Record
 from interp.encoding import PADDING, SEGMENTS
 from interp.vlm import VLM
-
-TEXT = np.dtypes.StringDType()
 
 # Every variable's description: long name, and unit where it has one.
 DESCRIPTIONS: dict[str, tuple[str, str]] = {
@@ -62,8 +61,8 @@ DESCRIPTIONS: dict[str, tuple[str, str]] = {
 _PACKAGES = ("interp", "torch", "transformers", "nnsight", "xarray", "numpy", "pillow")
 
 
-def assemble(records: Sequence[Record], vlm: VLM, settings: Mapping[str, Any]) -> xr.Dataset:
-    """A labelled dataset of traced samples.
+def assemble(records: Sequence[Record], vlm: VLM, settings: Mapping[str, Any], steps: int | None = None) -> xr.Dataset:
+    """A labelled dataset of traced samples, in memory.
 
     Parameters
     ----------
@@ -73,75 +72,94 @@ def assemble(records: Sequence[Record], vlm: VLM, settings: Mapping[str, Any]) -
         The model, for provenance.
     settings
         The call's settings, for provenance.
+    steps
+        Length of the answers' axis; by default that of the longest answer.
     """
+    facts = [record.facts for record in records]
+    dataset = static(facts, vlm, settings)
     variables: dict[str, tuple[tuple[str, ...], Any]] = {
-        "attention": (("sample", "layer", "head", "token"), _pad([r.attention for r in records], np.nan, np.float32)),
-        "coverage": (("sample", "token"), _pad([r.coverage for r in records], np.nan, np.float64)),
-        "question": (("sample",), _text([r.sample.question for r in records])),
-        "references": (("sample",), _text([json.dumps(list(r.sample.references)) for r in records])),
-        **_regions(records),
-        **_images(records),
+        "attention": (("sample", "layer", "head", "token"), pad([r.attention for r in records], np.nan, np.float32))
     }
     for name in records[0].scores:
         variables[name] = (("sample",), np.asarray([r.scores[name] for r in records], dtype=np.float64))
     if records[0].prediction is not None:
+        longest = max(len(r.answer_ids) for r in records) if steps is None else steps
         variables["prediction"] = (("sample",), _text([r.prediction or "" for r in records]))
-        variables["answer_ids"] = (("sample", "step"), _pad([r.answer_ids for r in records], -1, np.int64))
+        variables["answer_ids"] = (("sample", "step"), pad([r.answer_ids for r in records], -1, np.int64, (longest,)))
     if records[0].residual is not None:
         variables["residual"] = (("sample", "layer", "feature"), np.stack([_present(r.residual) for r in records]))
-    coordinates = _coordinates(records, vlm)
     if records[0].rows is not None:
+        query, key = row_lengths(facts, settings.get("queries"), steps or 0)
+        shape = (len(dataset["layer"]), len(dataset["head"]), query, key)
         dims = ("sample", "layer", "head", "query", "key")
-        variables["attention_rows"] = (dims, _pad([_present(r.rows) for r in records], np.nan, np.float32))
-        coordinates["query_position"] = (("sample", "query"), _pad([_present(r.row_positions) for r in records], -1, np.int64))
-    dataset = xr.Dataset(variables, coords=coordinates, attrs=provenance(records, vlm, settings))
+        variables["attention_rows"] = (dims, pad([_present(r.rows) for r in records], np.nan, np.float32, shape))
+        positions = pad([_present(r.row_positions) for r in records], -1, np.int64, (query,))
+        dataset = dataset.assign_coords(query_position=(("sample", "query"), positions))
+    return describe(dataset.assign(variables))
+
+
+def static(facts: Sequence[Facts], vlm: VLM, settings: Mapping[str, Any]) -> xr.Dataset:
+    """What is known before the model runs: text, regions, pictures, tokens, and provenance as attributes."""
+    variables: dict[str, tuple[tuple[str, ...], Any]] = {
+        "coverage": (("sample", "token"), pad([f.coverage for f in facts], np.nan, np.float64)),
+        "question": (("sample",), _text([f.question for f in facts])),
+        "references": (("sample",), _text([json.dumps(list(f.references)) for f in facts])),
+        **_regions(facts),
+        **_images(facts),
+    }
+    dataset = xr.Dataset(variables, coords=_coordinates(facts, vlm), attrs=provenance(facts, vlm, settings))
     return describe(dataset)
+
+
+def row_lengths(facts: Sequence[Facts], queries: Any, steps: int) -> tuple[int, int]:
+    """Lengths of the `query` and `key` axes of further rows; those of an answer go past the prompt by up to `steps` tokens."""
+    tokens = max(len(f) for f in facts)
+    if queries == "answer":
+        return steps, tokens + steps
+    return (max(f.n_question for f in facts) if queries == "question" else len(queries)), tokens
 
 
 def describe(dataset: xr.Dataset) -> xr.Dataset:
     """The dataset with long names, units and flags on its variables."""
     for name, variable in dataset.variables.items():
-        long_name, unit = DESCRIPTIONS.get(str(name), ("", ""))
-        if long_name:
-            variable.attrs["long_name"] = long_name
-        if unit:
-            variable.attrs["units"] = unit
-    dataset["segment"].attrs |= {
-        "flag_values": np.arange(PADDING, len(SEGMENTS), dtype=np.int8).tolist()[1:],
-        "flag_meanings": " ".join(SEGMENTS),
-    }
+        variable.attrs |= description(str(name))
     return dataset
 
 
-def _coordinates(records: Sequence[Record], vlm: VLM) -> dict[str, Any]:
+def description(name: str) -> dict[str, Any]:
+    """Attributes of the variable called `name`: long name, units and flags, where it has them."""
+    long_name, unit = DESCRIPTIONS.get(name, ("", ""))
+    found: dict[str, Any] = {key: text for key, text in (("long_name", long_name), ("units", unit)) if text}
+    if name == "segment":
+        found |= {"flag_values": list(range(len(SEGMENTS))), "flag_meanings": " ".join(SEGMENTS)}
+    return found
+
+
+def _coordinates(facts: Sequence[Facts], vlm: VLM) -> dict[str, Any]:
     token = ("sample", "token")
-
-    def spread(get: Callable[[Record], Any], fill: Any, dtype: DTypeLike) -> NDArray[Any]:
-        return _pad([np.asarray(get(r)) for r in records], fill, dtype)
-
     coordinates: dict[str, Any] = {
-        "sample": _text([r.sample.id for r in records]),
+        "sample": _text([f.id for f in facts]),
         "layer": np.arange(vlm.n_layers),
         "head": np.arange(vlm.n_heads),
         "corner": _text(["x0", "y0", "x1", "y1"]),
         "axis": _text(["width", "height"]),
-        "segment": (token, spread(lambda r: r.encoding.segment, PADDING, np.int8)),
-        "token_box": ((*token, "corner"), spread(lambda r: r.encoding.token_boxes, np.nan, np.float64)),
-        "view": (token, spread(lambda r: r.encoding.view, -1, np.int32)),
-        "row": (token, spread(lambda r: r.encoding.row, -1, np.int32)),
-        "col": (token, spread(lambda r: r.encoding.col, -1, np.int32)),
-        "image_index": (token, spread(lambda r: r.encoding.image_index, -1, np.int32)),
-        "token_id": (token, spread(lambda r: r.encoding.token_ids, -1, np.int64)),
-        "token_text": (token, _pad_text([r.encoding.token_text for r in records])),
-        "n_token": (("sample",), np.asarray([len(r.encoding) for r in records], dtype=np.int64)),
+        "segment": (token, pad([f.segment for f in facts], PADDING, np.int8)),
+        "token_box": ((*token, "corner"), pad([f.token_boxes for f in facts], np.nan, np.float64)),
+        "view": (token, pad([f.view for f in facts], -1, np.int32)),
+        "row": (token, pad([f.row for f in facts], -1, np.int32)),
+        "col": (token, pad([f.col for f in facts], -1, np.int32)),
+        "image_index": (token, pad([f.image_index for f in facts], -1, np.int32)),
+        "token_id": (token, pad([f.token_ids for f in facts], -1, np.int64)),
+        "token_text": (token, pad([f.token_text for f in facts], "", TEXT)),
+        "n_token": (("sample",), np.asarray([len(f) for f in facts], dtype=np.int64)),
         "layer_kind": (("layer",), _text(vlm.layer_kinds)),
-        "dataset": (("sample",), _text([r.sample.dataset for r in records])),
-        "split": (("sample",), _text([r.sample.split for r in records])),
-        "image_id": (("sample",), _text([r.sample.image_id for r in records])),
-        "visibility": (("sample",), _text([r.visibility for r in records])),
+        "dataset": (("sample",), _text([f.dataset for f in facts])),
+        "split": (("sample",), _text([f.split for f in facts])),
+        "image_id": (("sample",), _text([f.image_id for f in facts])),
+        "visibility": (("sample",), _text([f.visibility for f in facts])),
     }
-    for knob in dict.fromkeys(name for r in records for name in r.sample.knobs):
-        coordinates[f"knob_{knob}"] = (("sample",), _knob([r.sample.knobs.get(knob) for r in records]))
+    for knob in dict.fromkeys(name for f in facts for name in f.knobs):
+        coordinates[f"knob_{knob}"] = (("sample",), _knob([f.knobs.get(knob) for f in facts]))
     return coordinates
 
 
@@ -156,46 +174,34 @@ def _knob(values: Sequence[Any]) -> NDArray[Any]:
     return _text(["" if v is None else str(v) for v in values])
 
 
-def _regions(records: Sequence[Record]) -> dict[str, tuple[tuple[str, ...], Any]]:
-    regions = [r.sample.regions for r in records]
+def _regions(facts: Sequence[Facts]) -> dict[str, tuple[tuple[str, ...], Any]]:
+    regions = [f.regions for f in facts]
     boxes = [np.asarray([region.box for region in marked], dtype=np.float64).reshape(-1, 4) for marked in regions]
     dims = ("sample", "evidence")
     return {
-        "evidence_box": ((*dims, "corner"), _pad(boxes, np.nan, np.float64)),
-        "evidence_image": (dims, _pad([np.asarray([x.image_index for x in marked]) for marked in regions], -1, np.int32)),
+        "evidence_box": ((*dims, "corner"), pad(boxes, np.nan, np.float64)),
+        "evidence_image": (dims, pad([np.asarray([x.image_index for x in marked]) for marked in regions], -1, np.int32)),
         "evidence_role": (dims, _pad_text([[x.role for x in marked] for marked in regions])),
         "evidence_text": (dims, _pad_text([[x.text or "" for x in marked] for marked in regions])),
     }
 
 
-def _images(records: Sequence[Record]) -> dict[str, tuple[tuple[str, ...], Any]]:
+def _images(facts: Sequence[Facts]) -> dict[str, tuple[tuple[str, ...], Any]]:
     # The dimension cannot be called image_index: xarray keeps a dimension's name for one-dimensional coordinates along it.
     dims = ("sample", "image")
     return {
-        "image_size": ((*dims, "axis"), _pad([np.asarray([i.size for i in r.encoding.images]) for r in records], -1, np.int32)),
-        "image_uri": (dims, _pad_text([r.sample.image_uris for r in records])),
-        "image_sha256": (dims, _pad_text([r.sha256 for r in records])),
+        "image_size": ((*dims, "axis"), pad([np.asarray(f.image_sizes) for f in facts], -1, np.int32)),
+        "image_uri": (dims, _pad_text([f.image_uris for f in facts])),
+        "image_sha256": (dims, _pad_text([f.sha256 for f in facts])),
     }
 
 
-def provenance(records: Sequence[Record], vlm: VLM, settings: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(facts: Sequence[Facts], vlm: VLM, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Where a trace comes from, as attributes that any file format can hold."""
-    model = {
-        "model": vlm.name,
-        "revision": vlm.revision,
-        "family": vlm.family.model_type,
-        "dtype": str(vlm.dtype).removeprefix("torch."),
-        "prompt_order": vlm.prompt_order,
-        "attention_implementation": "sdpa, rows in float32",
-        "image_backend": "pil" if type(vlm.processor.image_processor).__name__.endswith("Pil") else "torchvision",
-        "image_processor": type(vlm.processor.image_processor).__name__,
-    }
-    source = {
-        "benchmark": ", ".join(sorted({r.sample.dataset for r in records})),
-        "split": ", ".join(sorted({r.sample.split for r in records})),
-    }
+    model = provenance_of_model(vlm)
+    source = identify(facts)
     asked = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
-    identity = json.dumps({**model, **source, **asked, "samples": [r.sample.id for r in records]}, sort_keys=True)
+    identity = json.dumps({**model, **source, **asked}, sort_keys=True)
     return {
         **model,
         **source,
@@ -203,6 +209,21 @@ def provenance(records: Sequence[Record], vlm: VLM, settings: Mapping[str, Any])
         "versions": json.dumps(_versions()),
         "settings_hash": hashlib.sha256(identity.encode()).hexdigest()[:16],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def provenance_of_model(vlm: VLM) -> dict[str, str]:
+    """The model and everything about it that its numbers follow from."""
+    images = type(vlm.processor.image_processor).__name__
+    return {
+        "model": vlm.name,
+        "revision": vlm.revision,
+        "family": vlm.family.model_type,
+        "dtype": str(vlm.dtype).removeprefix("torch."),
+        "prompt_order": vlm.prompt_order,
+        "attention_implementation": "sdpa, rows in float32",
+        "image_backend": "pil" if images.endswith("Pil") else "torchvision",
+        "image_processor": images,
     }
 
 
@@ -217,9 +238,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _pad(arrays: Sequence[NDArray[Any]], fill: Any, dtype: DTypeLike) -> NDArray[Any]:
-    """Stack arrays of one rank into the smallest box that holds them all."""
-    shape = tuple(max(a.shape[axis] for a in arrays) for axis in range(arrays[0].ndim))
+def pad(arrays: Sequence[NDArray[Any]], fill: Any, dtype: DTypeLike, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    """Stack arrays of one rank into a box of `shape` each, or into the smallest that holds them all."""
+    if shape is None:
+        shape = tuple(max(a.shape[axis] for a in arrays) for axis in range(arrays[0].ndim))
     padded = np.full((len(arrays), *shape), fill, dtype=dtype)
     for index, array in enumerate(arrays):
         padded[(index, *(slice(n) for n in array.shape))] = array

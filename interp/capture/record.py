@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from interp import answers
-from interp.benchmarks.sample import Sample, image_sha256
+from interp.benchmarks.sample import Sample
+from interp.capture.facts import Facts
 from interp.capture.forward import Prefill
 from interp.capture.selfcheck import SUM_TOLERANCE
 from interp.encoding import Encoding
 from interp.errors import CaptureError
-from interp.geometry import Visibility, coverage, visibility
+from interp.geometry import Visibility
 from interp.vlm import VLM
 
 _Floats = NDArray[np.floating]
@@ -23,20 +24,18 @@ _Floats = NDArray[np.floating]
 
 @dataclass(eq=False)
 class Record:
-    """One traced sample.
+    """One traced sample. What it is made of (sample, encoding, digests) is kept as light `facts` only.
 
     Parameters
     ----------
     sample, encoding
-        What was asked, and as which tokens. The encoding's tensors are dropped.
+        What was asked, and as which tokens.
     sha256
-        Digest of each picture's pixels.
+        Digest of each picture's pixels; computed where None.
     attention
         (layer, head, token) float32.
-    coverage
-        (token,) share of the token's region that is evidence; NaN where it has none.
-    visibility
-        What preprocessing leaves of the evidence.
+    coverage, visibility
+        As in `Facts`; computed where None.
     scores
         Numbers by name.
     rows, row_positions
@@ -47,28 +46,39 @@ class Record:
         The answer; empty where none was made.
     """
 
-    sample: Sample
-    encoding: Encoding
-    sha256: tuple[str, ...]
+    sample: InitVar[Sample]
+    encoding: InitVar[Encoding]
+    sha256: InitVar[tuple[str, ...] | None]
     attention: _Floats
-    coverage: _Floats
-    visibility: Visibility
+    coverage: InitVar[_Floats | None] = None
+    visibility: InitVar[Visibility | None] = None
     scores: dict[str, float] = field(default_factory=dict)
     rows: _Floats | None = None
     row_positions: NDArray[np.int64] | None = None
     residual: _Floats | None = None
     prediction: str | None = None
     answer_ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    facts: Facts = field(init=False)
+
+    def __post_init__(
+        self,
+        sample: Sample,
+        encoding: Encoding,
+        sha256: tuple[str, ...] | None,
+        coverage: _Floats | None,
+        visibility: Visibility | None,
+    ) -> None:
+        self.facts = Facts.of(sample, encoding, sha256, coverage, visibility)
 
     def answer(self, text: str, ids: NDArray[np.int64]) -> None:
         """Keep the answer and score it against the references."""
         self.prediction, self.answer_ids = text, ids
         for name, score in answers.SCORES.items():
-            self.scores[name] = score(text, self.sample.references)
+            self.scores[name] = score(text, self.facts.references)
 
     def keep_answer_rows(self, steps: Sequence[torch.Tensor]) -> None:
         """Keep one row per answer token, (layer, head, key) each, of growing length."""
-        length = len(self.encoding)
+        length = len(self.facts)
         self.row_positions = np.arange(length, length + len(steps))
         layers, heads = self.attention.shape[:2]
         self.rows = np.full((layers, heads, len(steps), length + len(steps)), np.nan, np.float32)
@@ -92,10 +102,8 @@ def record_sample(vlm: VLM, sample: Sample, encoding: Encoding, first: Prefill, 
     record = Record(
         sample=sample,
         encoding=encoding,
-        sha256=tuple(image_sha256(image) for image in encoding.images),
+        sha256=None,
         attention=captured[:, :, 0],
-        coverage=_coverage(sample, encoding),
-        visibility=_visibility(sample, encoding),
         scores={"entropy": float(-torch.xlogy(logits.exp(), logits.exp()).sum())},
         residual=torch.stack([layer[index] for layer in first.residual]).float().cpu().numpy() if first.residual else None,
     )
@@ -125,25 +133,3 @@ def _mark_unreachable(vlm: VLM, rows: _Floats, positions: Sequence[int]) -> None
         if kind == "sliding" and window:
             for query, position in enumerate(positions):
                 rows[layer, :, query, : max(position - window + 1, 0)] = np.nan
-
-
-def _coverage(sample: Sample, encoding: Encoding) -> _Floats:
-    shares = np.full(len(encoding), np.nan)
-    for index, image in enumerate(encoding.images):
-        tokens = encoding.image_index == index
-        shares[tokens] = coverage(encoding.token_boxes[tokens], _evidence(sample, index), image.size)
-    return shares
-
-
-def _visibility(sample: Sample, encoding: Encoding) -> Visibility:
-    found: list[Visibility] = []
-    for index, image in enumerate(encoding.images):
-        tokens = encoding.image_index == index
-        found.append(visibility(_evidence(sample, index), encoding.token_boxes[tokens], encoding.token_scale[tokens], image.size))
-    order: tuple[Visibility, ...] = ("none", "visible", "cut", "too_small", "lost")
-    return max(found, key=order.index)
-
-
-def _evidence(sample: Sample, image_index: int) -> _Floats:
-    boxes = [region.box for region in sample.evidence if region.image_index == image_index]
-    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)

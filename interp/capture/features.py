@@ -1,0 +1,131 @@
+"""The vectors that marked regions enter the language model as: what it could know of them before it reads a word.
+
+The forward pass stops at the first decoder layer, so a benchmark's features cost a pass of the vision tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from interp.benchmarks.sample import Region, Sample
+from interp.capture.progress import track
+from interp.decoding import Run
+from interp.encoding import Encoding
+from interp.errors import BenchmarkError, InterpError
+from interp.geometry import coverage
+from interp.vlm import VLM
+
+_TEXT = np.dtypes.StringDType()
+
+
+def token_features(
+    vlm: VLM, bench: Sequence[Sample], batch_size: int = 8, progress: bool | None = None, max_regions: int | None = None
+) -> xr.Dataset:
+    """What each marked region looks like to the language model: its tokens' mean, as they enter the first decoder layer.
+
+    Parameters
+    ----------
+    vlm
+        The model.
+    bench
+        A benchmark, or any sequence of samples.
+    batch_size
+        Samples per forward pass.
+    progress
+        Force a progress bar on or off; by default it shows in terminals and notebooks.
+    max_regions
+        Keep only the first so many regions of a sample.
+
+    Returns
+    -------
+    xr.Dataset
+        `features` (sample, region, feature) float32, the mean of the token vectors, weighted by how much of each token's part of the
+        picture the region covers; NaN where a sample has fewer regions, or no token shows the region. Coordinates: `region_text`,
+        `region_role`, `region_box` (.., corner) in pixels, `region_image`, and per sample `image_id`, `dataset` and `split`.
+
+    Raises
+    ------
+    BenchmarkError
+        The benchmark has no sample.
+    InterpError
+        `batch_size` or `max_regions` is below 1.
+    """
+    if batch_size < 1 or (max_regions is not None and max_regions < 1):
+        raise InterpError(f"batch_size ({batch_size}) and max_regions ({max_regions}) must be 1 or more.")
+    if len(bench) == 0:
+        raise BenchmarkError("The benchmark has no samples; check its split and its limit.")
+    asked: list[tuple[str, str, str, str]] = []
+    regions: list[tuple[Region, ...]] = []
+    means: list[NDArray[np.float32]] = []
+    starts = range(0, len(bench), batch_size)
+    for start in track(starts, len(starts), "reading features", progress):
+        batch = [bench[k] for k in range(start, min(start + batch_size, len(bench)))]
+        encodings = [vlm.encode(sample) for sample in batch]
+        entering = _entering(vlm, encodings)
+        for sample, encoding, vectors in zip(batch, encodings, entering, strict=True):
+            marked = sample.regions[:max_regions]
+            asked.append((sample.id, sample.image_id, sample.dataset, sample.split))
+            regions.append(marked)
+            means.append(_means(vectors[-len(encoding) :], encoding, marked))
+    return _assemble(vlm, asked, regions, means)
+
+
+def _entering(vlm: VLM, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
+    """What enters the first decoder layer, (batch, step, feature), of a left-padded batch."""
+    run = Run.start(vlm.hf_model, vlm.batch(encodings), use_cache=False)
+    with torch.no_grad(), vlm.wrapper.trace(**run.prefill_inputs(), logits_to_keep=1) as tracer:
+        entering = vlm.wrapper.model.language_model.layers[0].input.save()
+        tracer.stop()
+    return entering.float().cpu().numpy()
+
+
+def _means(vectors: NDArray[np.float32], encoding: Encoding, regions: Sequence[Region]) -> NDArray[np.float32]:
+    means = np.full((len(regions), vectors.shape[1]), np.nan, dtype=np.float32)
+    for k, region in enumerate(regions):
+        tokens = np.flatnonzero(encoding.image_index == region.image_index)
+        weights = np.nan_to_num(coverage(encoding.token_boxes[tokens], [region.box], encoding.images[region.image_index].size))
+        if weights.sum() > 0:
+            means[k] = weights @ vectors[tokens] / weights.sum()
+    return means
+
+
+def _assemble(
+    vlm: VLM, asked: Sequence[tuple[str, str, str, str]], regions: Sequence[tuple[Region, ...]], means: Sequence[NDArray[np.float32]]
+) -> xr.Dataset:
+    n, longest = len(asked), max(len(marked) for marked in regions)
+    features = np.full((n, longest, means[0].shape[1]), np.nan, dtype=np.float32)
+    boxes, images = np.full((n, longest, 4), np.nan), np.full((n, longest), -1, dtype=np.int32)
+    texts, roles = np.full((n, longest), "", dtype=object), np.full((n, longest), "", dtype=object)
+    for k, (marked, mean) in enumerate(zip(regions, means, strict=True)):
+        features[k, : len(marked)] = mean
+        for j, region in enumerate(marked):
+            boxes[k, j], images[k, j], texts[k, j], roles[k, j] = region.box, region.image_index, region.text or "", region.role
+    names = ("sample", "image_id", "dataset", "split")
+    coordinates: dict[str, Any] = {name: ("sample", np.array([a[i] for a in asked], dtype=_TEXT)) for i, name in enumerate(names)}
+    dims = ("sample", "region")
+    coordinates |= {
+        "region_text": (dims, texts.astype(_TEXT), {"long_name": "text of the region"}),
+        "region_role": (dims, roles.astype(_TEXT), {"long_name": "role of the region: evidence, anchor or distractor"}),
+        "region_box": ((*dims, "corner"), boxes, {"long_name": "annotated region (x0, y0, x1, y1)", "units": "pixel"}),
+        "region_image": (dims, images, {"long_name": "picture the region is on"}),
+        "corner": np.array(["x0", "y0", "x1", "y1"], dtype=_TEXT),
+    }
+    return xr.Dataset(
+        {"features": ((*dims, "feature"), features, {"long_name": "mean vector of the region's tokens, entering the first decoder layer"})},
+        coords=coordinates,
+        attrs={
+            "model": vlm.name,
+            "revision": vlm.revision,
+            "family": vlm.family.model_type,
+            "dtype": str(vlm.dtype).removeprefix("torch."),
+            "prompt_order": vlm.prompt_order,
+            "benchmark": ", ".join(sorted({a[2] for a in asked})),
+            "split": ", ".join(sorted({a[3] for a in asked})),
+        },
+    )
