@@ -1,0 +1,217 @@
+"""A batch of questions as a method finds it: what the plain prompt's attention says, and a model to ask about any picture, in any wording.
+
+What several methods need (the plain prompt's prefill, the maps) is computed once, when first asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from interp.analysis import Profile, evidence_labels, profiled_map
+from interp.analysis.auroc import auroc_kernel
+from interp.benchmarks.sample import Sample
+from interp.capture.facts import Facts
+from interp.capture.forward import Prefill, prefill
+from interp.capture.record import record_sample
+from interp.decoding import Run, greedy, reference_logprobs
+from interp.encoding import Encoding, answer_ids
+from interp.errors import InterpError
+from interp.interventions import evidence_map, gain, highlight
+from interp.methods.shared import Shared
+from interp.vlm import VLM
+
+Maps = Sequence[Sequence[xr.DataArray]]  # per sample, per picture
+
+
+@dataclass(frozen=True)
+class Options:
+    """How maps are made and shown (see `evidence_map` and `highlight`), what controls draw from, and the longest answer in tokens."""
+
+    alpha: float = 0.5
+    sigma: float = 0.5
+    lam: float = 10.0
+    variant: str = "interp"
+    seed: int = 0
+    max_new_tokens: int = 16
+
+
+@dataclass(eq=False)
+class Reply:
+    """An answer: the generated ids, the end token included, and numbers by name."""
+
+    ids: NDArray[np.int64]
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+class Batch:
+    """Questions that are asked together.
+
+    Parameters
+    ----------
+    vlm
+        The model, whose decoder serves attention rows (`interp.capture.attention.serving_rows`).
+    samples
+        The questions.
+    options
+        The evaluation's.
+    profile
+        The layers whose attention makes a map, if there is one.
+    """
+
+    def __init__(self, vlm: VLM, samples: Sequence[Sample], options: Options, profile: Profile | None = None) -> None:
+        self.vlm = vlm
+        self.samples = samples
+        self.options = options
+        self.profile = profile
+        self._shared = Shared()
+
+    @property
+    def facts(self) -> Sequence[Facts]:
+        """Per sample, where the tokens of the base prompt come from."""
+        return self._shared.once("facts", lambda: [Facts.of(s, e, sha256=()) for s, e in zip(self.samples, self._encodings, strict=True)])
+
+    @property
+    def attention(self) -> Sequence[NDArray[np.floating]]:
+        """Per sample, (layer, head, token): the last prompt token's attention under the base prompt, which every map comes from."""
+        return self._shared.once("attention", lambda: self._first[1])
+
+    @property
+    def base(self) -> Sequence[Reply]:
+        """The replies to the base prompt, from the prefill that also serves the maps."""
+        return self._shared.once("base", lambda: self._reply(self.samples, self._encodings, self._first[0], self.options.max_new_tokens))
+
+    @property
+    def maps(self) -> Maps:
+        """Per sample and picture, the map of the profiled attention.
+
+        Raises
+        ------
+        InterpError
+            There is no profile.
+        """
+        return self._shared.once("maps", lambda: [self._paint(self.seen(k), self._known_profile) for k in range(len(self.samples))])
+
+    @property
+    def profiled_auroc(self) -> NDArray[np.float64]:
+        """(sample,) How well the profiled attention ranks the evidence; NaN where there is none to rank."""
+        seen = [self.seen(k) for k in range(len(self.samples))]
+        maps = [profiled_map(one, self._known_profile).values for one in seen]
+        return np.asarray([auroc_kernel(map_, evidence_labels(one["coverage"]).values) for map_, one in zip(maps, seen, strict=True)])
+
+    def seen(self, index: int) -> xr.Dataset:
+        """Sample `index` with its attention, as much of a trace's sample as a map needs."""
+        attention = (("layer", "head", "token"), self.attention[index])
+        return self.tokens(index).assign(attention=attention).assign_coords(layer=np.arange(self.vlm.n_layers))
+
+    def tokens(self, index: int) -> xr.Dataset:
+        """Where the tokens of sample `index` are, and how much of each is evidence; no forward pass."""
+        facts = self.facts[index]
+        per_token = {name: ("token", getattr(facts, name)) for name in ("view", "row", "col", "image_index")}
+        return xr.Dataset(
+            {"coverage": ("token", facts.coverage), "image_size": (("image", "axis"), np.asarray(facts.image_sizes))},
+            coords={"token_box": (("token", "corner"), facts.token_boxes), **per_token},
+        )
+
+    def maps_of(self, values: Sequence[ArrayLike]) -> Maps:
+        """Maps of your own: per sample (token,) values, smoothed like `maps`, but with no spike replaced."""
+        chosen = [xr.DataArray(np.asarray(one, dtype=np.float64), dims="token") for one in values]
+        return [self._paint(self.tokens(k), one, denoise=False) for k, one in enumerate(chosen)]
+
+    def ask(
+        self, prompt: str | Sequence[str], samples: Sequence[Sample] | None = None, max_new_tokens: int | None = None
+    ) -> Sequence[Reply]:
+        """Ask the model.
+
+        Parameters
+        ----------
+        prompt
+            A wording for all samples, or one for each; see `VLM.encode`.
+        samples
+            What to ask instead of the batch's own samples (the same questions about other pictures, say).
+        max_new_tokens
+            By default the evaluation's.
+        """
+        asked = self.samples if samples is None else samples
+        wordings = [prompt] * len(asked) if isinstance(prompt, str) else prompt
+        encodings = [self.vlm.encode(sample, wording) for sample, wording in zip(asked, wordings, strict=True)]
+        with torch.no_grad():
+            run = Run.start(self.vlm.hf_model, self.vlm.batch(encodings))
+            outputs = self.vlm.hf_model(**run.prefill_inputs(), logits_to_keep=1, return_dict=True)
+        return self._reply(asked, encodings, Prefill(run, outputs, []), max_new_tokens or self.options.max_new_tokens)
+
+    def show(self, maps: Maps, prompt: str = "vea") -> Sequence[Reply]:
+        """Ask about the original pictures highlighted by `maps`. The replies record `mean_gain`, over all pixels of a sample."""
+        shown, means = [], []
+        alpha, variant = self.options.alpha, self.options.variant
+        for sample, own in zip(self.samples, maps, strict=True):
+            pictures = zip(sample.open_images(), own, strict=True)
+            shown.append(replace(sample, images=tuple(highlight(picture, one, alpha, variant) for picture, one in pictures)))
+            means.append(float(np.concatenate([gain(one, alpha).ravel() for one in own]).mean()))
+        replies = self.ask(prompt, shown)
+        for reply, mean in zip(replies, means, strict=True):
+            reply.numbers["mean_gain"] = mean
+        return replies
+
+    def seed(self, index: int, image_index: int = 0) -> int:
+        """A seed for one picture of sample `index`, from the evaluation's seed and the sample's id: the batch does not matter."""
+        name = f"{self.options.seed}/{self.samples[index].id}/{image_index}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+
+    def timed(self, answer: Callable[[Batch], Sequence[Reply]]) -> tuple[Sequence[Reply], float]:
+        """The replies of `answer`, and the seconds it takes by itself: what methods share is charged to each of them."""
+        return self._shared.timed(lambda: answer(self))
+
+    @property
+    def _known_profile(self) -> Profile:
+        if self.profile is None:
+            raise InterpError("A map needs a layer profile; pass profile=interp.profile_layers(trace of another split).")
+        return self.profile
+
+    @property
+    def _encodings(self) -> Sequence[Encoding]:
+        return self._shared.once("encodings", lambda: [self.vlm.encode(sample) for sample in self.samples])
+
+    @property
+    def _first(self) -> tuple[Prefill, list[NDArray[np.floating]]]:
+        return self._shared.once("first", self._prefill)
+
+    def _prefill(self) -> tuple[Prefill, list[NDArray[np.floating]]]:
+        asked = list(zip(self.samples, self._encodings, strict=True))
+        first = prefill(self.vlm, self._encodings)
+        attention = [record_sample(self.vlm, sample, encoding, first, k, None).attention for k, (sample, encoding) in enumerate(asked)]
+        first.outputs.attentions = None  # copied out above
+        return first, attention
+
+    def _paint(self, one: xr.Dataset, source: Profile | xr.DataArray, denoise: bool = True) -> list[xr.DataArray]:
+        o = self.options
+        how = {"denoise": denoise, "smooth": o.sigma > 0, "sigma": o.sigma, "lam": o.lam, "variant": o.variant}
+        return [evidence_map(one, source, image_index=index, **how) for index in range(one.sizes["image"])]
+
+    def _reply(self, samples: Sequence[Sample], encodings: Sequence[Encoding], first: Prefill, longest: int) -> Sequence[Reply]:
+        vlm, run, outputs = self.vlm, first.run, first.outputs
+        wanted = [
+            [answer_ids(vlm.processor, encoding.text, reference) for reference in sample.references]
+            for sample, encoding in zip(samples, encodings, strict=True)
+        ]
+        total, mean = reference_logprobs(run, outputs, wanted, vlm.end_tokens[0], len(samples))
+        logits = outputs.logits[:, -1].float().log_softmax(-1)
+        entropy = -torch.xlogy(logits.exp(), logits.exp()).sum(-1)
+        said = greedy(run, outputs, vlm.end_tokens, vlm.pad_token, longest).ids.cpu().numpy()
+        replies = []
+        for index, ids in enumerate(said):
+            ended = np.flatnonzero(np.isin(ids, vlm.end_tokens))
+            numbers = {
+                "reference_logprob": float(total[index]),
+                "reference_logprob_mean": float(mean[index]),
+                "entropy": float(entropy[index]),
+                "mean_gain": 1.0,
+            }
+            replies.append(Reply(ids[: ended[0] + 1] if ended.size else ids, numbers))
+        return replies

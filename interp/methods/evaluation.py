@@ -1,0 +1,248 @@
+"""`interp.evaluate`: ways of answering side by side, on the same questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from interp.analysis import Profile
+from interp.benchmarks.sample import Sample
+from interp.capture.attention import serving_rows
+from interp.capture.batch import answer_text
+from interp.capture.facts import Facts, identify
+from interp.capture.labels import provenance_of_model
+from interp.capture.progress import track
+from interp.capture.store import Plan, Store
+from interp.errors import BenchmarkError, InterpError
+from interp.interventions.evidence import check_smoothing
+from interp.interventions.highlight import check_alpha
+from interp.interventions.variants import find_variant
+from interp.methods.batch import Batch, Options
+from interp.methods.method import Method
+from interp.methods.registry import find
+from interp.methods.stored import open_answers
+from interp.methods.table import IDS, PACKED, labelled, packed, planned, posed, slim
+from interp.vlm import VLM
+
+
+def evaluate(
+    vlm: VLM,
+    bench: Sequence[Sample],
+    methods: Sequence[str | Method] = ("base", "inst", "vea"),
+    profile: Profile | None = None,
+    *,
+    alpha: float = 0.5,
+    sigma: float = 0.5,
+    lam: float = 10.0,
+    variant: str = "interp",
+    batch_size: int = 8,
+    store: str | Path | None = None,
+    max_new_tokens: int = 16,
+    seed: int = 0,
+    allow_overlap: bool = False,
+    progress: bool | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume_command: str | None = None,
+) -> xr.Dataset:
+    """Answer every question of a benchmark in several ways.
+
+    Parameters
+    ----------
+    vlm
+        The model.
+    bench
+        A benchmark, or any sequence of samples.
+    methods
+        Names (`interp.methods.names` lists them), or `interp.methods.Method` objects of your own.
+    profile
+        The visual-grounding layers, fitted on other pictures; methods that highlight by attention need it. The attention is always
+        that of the base prompt.
+    alpha
+        How bright a highlight leaves the rest, 0 to 1 (paper, Eq. 4). At 1, `vea` shows the original picture, and answers as `inst`.
+    sigma, lam
+        Width of the smoothing in shorter sides of the picture, and the factor of a spike (Eqs. 3 and 2).
+    variant
+        ``"interp"``, or ``"authors"`` for the authors' formulas as they are.
+    batch_size
+        Samples per forward pass, left-padded.
+    store
+        A folder to write to as the run goes. The same call again resumes it; a finished one is opened at once.
+    max_new_tokens
+        Longest answer, in tokens.
+    seed
+        Draws the shifts of `vea-shifted`.
+    allow_overlap
+        Accept pictures that the profile was fitted on; recorded.
+    progress
+        Force a progress bar on or off; by default it shows in terminals and notebooks.
+    settings
+        Further attributes to keep, JSON-able, as attribute `settings`.
+    resume_command
+        What to tell whoever opens the store unfinished; by default this call.
+
+    Returns
+    -------
+    xr.Dataset
+        (method, sample): `prediction`; the scores of `interp.answers`; `reference_logprob`, `reference_logprob_mean` and `entropy` in
+        nats; `mean_gain`, over a sample's pixels; `seconds` per sample, each method charged with what it shares with others. With a
+        profile, `profiled_auroc` (sample). With `vea-shifted`, `shift_role` (sample): where the shifted map's peak fell. Coordinates
+        and provenance as in a trace. Choose a method by ``answers.sel({"method": "vea"})``: xarray takes ``sel(method=...)`` for its
+        own argument of that name, and chooses nothing.
+
+    Raises
+    ------
+    InterpError
+        A method is unknown or lacks its profile, the profile cannot judge these pictures, or a parameter is out of its range.
+    BenchmarkError
+        The benchmark has no sample, or two of one id.
+    StoreError
+        The store was begun with other settings, holds something else, or is damaged.
+
+    Examples
+    --------
+    >>> answers = interp.evaluate(vlm, bench, ["base", "inst", "vea"], profile)  # doctest: +SKIP
+    >>> answers["exact_match"].mean("sample").to_series()  # doctest: +SKIP
+    """
+    chosen = find(methods)
+    options = Options(float(alpha), float(sigma), float(lam), variant, int(seed), int(max_new_tokens))
+    _check(options, batch_size, chosen, profile)
+    if len(bench) == 0:
+        raise BenchmarkError("The benchmark has no samples; check its split and its limit.")
+    extra = _kept(settings)
+    run = _Run(vlm, bench, chosen, profile, options, batch_size, progress)
+    if profile is not None:
+        profile.check(provenance_of_model(vlm), ())  # before the samples are read, which may take long
+    facts = run.survey() if store is None or not Path(store).exists() else []
+    pictures: set[str] = set()
+    source = identify(_noting(facts or bench, pictures))
+    if profile is not None:
+        profile.check(provenance_of_model(vlm), pictures, allow_overlap=allow_overlap)
+    asked = {
+        "methods": [method.name for method in chosen],
+        **asdict(options),
+        "batch_size": batch_size,
+        "profile_layers": list(profile.layers) if profile else [],
+        "profile_split": profile.identity.get("split", "") if profile else "",
+        "allow_overlap": allow_overlap,
+        "profile_overlap": len(pictures & set(profile.image_ids)) if profile else 0,
+    }
+    described = {**asked, "attribution_prompt": "base", "method_summaries": {method.name: method.summary for method in chosen}}
+
+    def known() -> xr.Dataset:
+        return posed(facts or run.survey(), vlm, chosen, described).assign_attrs(extra)
+
+    if store is None:
+        return run.labelled(known(), run.in_memory())
+    identity = {**provenance_of_model(vlm), **source, **asked}
+    resume = resume_command or f"interp.evaluate(..., store={str(store)!r}) with the same model, benchmark and settings"
+    kept = Store.resume_or_plan(store, "answers", identity, lambda: Plan({"answers": known()}, run.arrays), resume)
+    if not kept.sealed:
+        for index, values in run.answers(kept.todo()):
+            kept.write(index, values)
+        kept.seal(run.derive)
+    return open_answers(store)
+
+
+class _Run:
+    """One call's samples and methods, batch by batch."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        bench: Sequence[Sample],
+        methods: Sequence[Method],
+        profile: Profile | None,
+        options: Options,
+        batch_size: int,
+        progress: bool | None,
+    ) -> None:
+        self.vlm = vlm
+        self.bench = bench
+        self.methods = methods
+        self.profile = profile
+        self.options = options
+        self.batch_size = batch_size
+        self.progress = progress
+        self.arrays = planned(len(bench), methods, options.max_new_tokens)
+
+    def survey(self) -> list[Facts]:
+        """What is known before: a sample that cannot be asked stops the run here, not after an hour."""
+        places = track(range(len(self.bench)), len(self.bench), "encoding", self.progress)
+        samples = (self.bench[index] for index in places)
+        return [slim(Facts.of(sample, self.vlm.encode(sample))) for sample in samples]
+
+    def answers(self, todo: Iterable[int]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """Place and values of every sample to do. Batches are fixed by position and run whole, so that a resumed run is the same."""
+        missing = {int(index) for index in todo}
+        n = len(self.bench)
+        batches = [range(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
+        open_ones = [batch for batch in batches if not missing.isdisjoint(batch)]
+        with serving_rows(self.vlm.hf_model):
+            for places in track(open_ones, len(open_ones), "answering", self.progress):
+                batch = Batch(self.vlm, [self.bench[index] for index in places], self.options, self.profile)
+                for index, values in zip(places, self._batch(batch), strict=True):
+                    if index in missing:
+                        yield index, values
+
+    def in_memory(self) -> dict[str, NDArray[Any]]:
+        """The planned arrays, filled."""
+        arrays = {name: np.full(array.shape, array.fill, array.dtype) for name, array in self.arrays.items()}
+        for index, values in self.answers(range(len(self.bench))):
+            for name, value in values.items():
+                arrays[name][index] = value
+        return arrays
+
+    def derive(self, tree: xr.DataTree) -> dict[str, xr.Dataset]:
+        """What follows from a filled store."""
+        written = {name: np.asarray(tree[name]) for name in (IDS, PACKED)}
+        return {"answers": self.labelled(tree["answers"].to_dataset().load(), written)}
+
+    def labelled(self, known: xr.Dataset, written: Mapping[str, NDArray[Any]]) -> xr.Dataset:
+        """The answers, from what was known before and what was written."""
+        return labelled(known, written, self.methods, lambda ids: answer_text(self.vlm, ids))
+
+    def _batch(self, batch: Batch) -> list[dict[str, NDArray[Any]]]:
+        replies = {}
+        for method in self.methods:
+            replies[method.name], seconds = batch.timed(method.answer)
+            for reply in replies[method.name]:
+                reply.numbers["seconds"] = seconds / len(batch.samples)
+        quality = batch.profiled_auroc if self.profile is not None else np.full(len(batch.samples), np.nan)
+        return [
+            packed({name: several[k] for name, several in replies.items()}, float(quality[k]), self.methods, self.options.max_new_tokens)
+            for k in range(len(batch.samples))
+        ]
+
+
+def _noting(asked: Iterable[Facts | Sample], pictures: set[str]) -> Iterator[Facts | Sample]:
+    for one in asked:
+        pictures.add(one.image_id)
+        yield one
+
+
+def _kept(settings: Mapping[str, Any] | None) -> dict[str, str]:
+    try:
+        return {} if settings is None else {"settings": json.dumps(dict(settings))}
+    except TypeError as error:
+        raise InterpError(f"settings cannot be kept ({error}); give text, numbers, lists and dictionaries only.") from None
+
+
+def _check(options: Options, batch_size: int, methods: Sequence[Method], profile: Profile | None) -> None:
+    if batch_size < 1 or options.max_new_tokens < 1:
+        raise InterpError(f"batch_size ({batch_size}) and max_new_tokens ({options.max_new_tokens}) must be 1 or more.")
+    check_alpha(options.alpha)
+    check_smoothing(options.sigma, options.lam)
+    find_variant(options.variant)
+    needy = [method.name for method in methods if method.needs_map]
+    if needy and profile is None:
+        raise InterpError(
+            f"Method {needy[0]!r} needs a layer profile; pass profile=interp.profile_layers(ds) of a trace on other pictures, or leave "
+            "the method out."
+        )

@@ -1,0 +1,111 @@
+"""Replies laid out: the fixed arrays that a run fills sample by sample, and the labelled dataset (method, sample) they become."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from interp.answers import SCORES
+from interp.capture.facts import TEXT, Facts
+from interp.capture.labels import describe, static
+from interp.capture.layout import Planned
+from interp.methods.batch import Reply
+from interp.methods.method import Method
+from interp.vlm import VLM
+
+NUMBERS = ("reference_logprob", "reference_logprob_mean", "entropy", "seconds", "mean_gain")
+IDS, PACKED = "capture/answer_ids", "capture/packed"
+
+_PER_TOKEN = ("token_ids", "token_text", "segment", "token_boxes", "view", "row", "col", "image_index", "coverage")
+_ASIDE = ("question", "references")  # the same for every method, so coordinates
+_OWN = {
+    "mean_gain": ("mean gain of the picture's pixels", "1"),
+    "profiled_auroc": ("AUROC of the profiled map on evidence tokens", "1"),
+    "shift_role": ("role of the region under the shifted map's peak", ""),
+}
+
+
+def slim(facts: Facts) -> Facts:
+    """The facts without those of tokens, which the answers of a whole benchmark do without."""
+    return replace(facts, **{name: getattr(facts, name)[:0] for name in _PER_TOKEN})
+
+
+def posed(facts: Sequence[Facts], vlm: VLM, methods: Sequence[Method], settings: Mapping[str, Any]) -> xr.Dataset:
+    """What is known before a method runs: text, regions and pictures of the samples (slim facts), and provenance as attributes."""
+    known = static(facts, vlm, settings).drop_dims(["token", "layer", "head"]).drop_vars("n_token").set_coords(_ASIDE)
+    names = np.array([method.name for method in methods], dtype=TEXT)
+    return known.assign_coords(method=("method", names, {"long_name": "way of answering"}))
+
+
+def columns(methods: Sequence[Method]) -> list[tuple[str, str]]:
+    """(method, number) of every place of the packed vector; numbers of no method in particular come last, with an empty method."""
+    return [
+        *((method.name, number) for method in methods for number in NUMBERS),
+        *((method.name, number) for method in methods for number in method.records),
+        ("", "profiled_auroc"),
+    ]
+
+
+def planned(n: int, methods: Sequence[Method], max_new_tokens: int) -> dict[str, Planned]:
+    """The arrays for `n` samples."""
+    return {
+        IDS: Planned(("sample", "method", "step"), (n, len(methods), max_new_tokens), "int64", -1),
+        PACKED: Planned(("sample", "number"), (n, len(columns(methods))), "float64", np.nan),
+    }
+
+
+def packed(replies: Mapping[str, Reply], quality: float, methods: Sequence[Method], max_new_tokens: int) -> dict[str, NDArray[Any]]:
+    """One sample's replies, by method, as values of the planned arrays."""
+    ids = np.full((len(methods), max_new_tokens), -1, dtype=np.int64)
+    for place, method in enumerate(methods):
+        said = replies[method.name].ids[:max_new_tokens]
+        ids[place, : len(said)] = said
+    numbers = [replies[method].numbers[number] if method else quality for method, number in columns(methods)]
+    return {IDS: ids, PACKED: np.asarray(numbers, dtype=np.float64)}
+
+
+def labelled(
+    known: xr.Dataset, written: Mapping[str, NDArray[Any]], methods: Sequence[Method], text: Callable[[NDArray[np.int64]], str]
+) -> xr.Dataset:
+    """The answers: `known` with predictions, scores and numbers (method, sample), and what belongs to samples alone.
+
+    Parameters
+    ----------
+    known
+        From `posed`.
+    written
+        The planned arrays, filled.
+    text
+        Of one answer's ids (step,), negative ones past its end.
+    """
+    ids, numbers = written[IDS], dict(zip(columns(methods), np.asarray(written[PACKED]).T, strict=True))
+    names = [method.name for method in methods]
+    references = [json.loads(str(text)) for text in known["references"].values]
+    texts = [[text(one) for one in ids[:, place]] for place in range(len(names))]
+    both = ("method", "sample")
+    variables: dict[str, Any] = {"prediction": (both, np.array(texts, dtype=TEXT))}
+    for name, score in SCORES.items():
+        scored = [[score(said, accepted) for said, accepted in zip(row, references, strict=True)] for row in texts]
+        variables[name] = (both, np.asarray(scored, dtype=np.float64))
+    for number in NUMBERS:
+        variables[number] = (both, np.stack([numbers[name, number] for name in names]))
+    for method in methods:
+        for number, meanings in method.records.items():
+            variables[number] = ("sample", _meant(numbers[method.name, number], meanings), {"of_method": method.name})
+    if not np.isnan(numbers["", "profiled_auroc"]).all():
+        variables["profiled_auroc"] = ("sample", numbers["", "profiled_auroc"], {"overlap_rule": "any"})
+    answers = describe(known.assign(variables))
+    for name, (long_name, unit) in _OWN.items():
+        if name in answers.variables:
+            answers[name].attrs |= {"long_name": long_name, **({"units": unit} if unit else {})}
+    return answers
+
+
+def _meant(values: NDArray[np.float64], meanings: Sequence[str]) -> NDArray[Any]:
+    return np.array([meanings[int(value)] for value in values], dtype=TEXT) if meanings else values

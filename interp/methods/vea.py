@@ -1,0 +1,7 @@
+"""VEA: the picture highlighted by the model's own attention, and the wording that speaks of the highlight (paper, Eqs. 1-4)."""
+
+from __future__ import annotations
+
+from interp.methods.method import Method
+
+VEA = Method("vea", "picture highlighted by the profiled attention, VEA prompt", lambda batch: batch.show(batch.maps), needs_map=True)

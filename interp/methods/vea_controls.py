@@ -1,0 +1,44 @@
+"""What VEA must be told apart from: a highlight in the wrong place, dimming without a place, and the place a person marked.
+
+All three use VEA's prompt, and the first two its very dimming, sample by sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+from interp.benchmarks.sample import Role
+from interp.interventions import peak_role, shift, uniform
+from interp.methods.batch import Batch, Reply
+from interp.methods.method import Method
+
+_LANDINGS = (*get_args(Role), "background")  # in this order where a sample has several pictures
+
+
+def _shifted(batch: Batch) -> Sequence[Reply]:
+    moved = [[shift(one, batch.seed(k, image)) for image, one in enumerate(maps)] for k, maps in enumerate(batch.maps)]
+    replies = batch.show(moved)
+    for reply, maps, sample in zip(replies, moved, batch.samples, strict=True):
+        landed = [peak_role(one, [r for r in sample.regions if r.image_index == image]) for image, one in enumerate(maps)]
+        reply.numbers["shift_role"] = float(min(_LANDINGS.index(role) for role in landed))
+    return replies
+
+
+def _uniform(batch: Batch) -> Sequence[Reply]:
+    return batch.show([[uniform(one) for one in maps] for maps in batch.maps])
+
+
+def _boxes(batch: Batch) -> Sequence[Reply]:
+    return batch.show(batch.maps_of([facts.coverage for facts in batch.facts]))
+
+
+SHIFTED = Method(
+    "vea-shifted",
+    "VEA with its map moved round the picture's edges by at least a quarter of each side",
+    _shifted,
+    needs_map=True,
+    records={"shift_role": _LANDINGS},
+)
+UNIFORM = Method("vea-uniform", "VEA with a constant map of the same mean", _uniform, needs_map=True)
+BOXES = Method("vea-boxes", "VEA with the marked evidence for a map; a picture without visible evidence stays as it is", _boxes)
