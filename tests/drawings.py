@@ -1,0 +1,243 @@
+"""Every figure, ordinary and extreme, from planted results with the shapes that the analysis gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from PIL import Image
+
+from interp.analysis import (
+    Profile,
+    by_correctness,
+    by_grounding_quality,
+    grounding,
+    mean_interval,
+    profile_layers,
+    rapt,
+    segment_mass,
+)
+from interp.analysis.disconnect import disconnect
+from interp.analysis.paired import compare
+from interp.plots import (
+    accuracy_by_quality,
+    attention_over_image,
+    attention_shift,
+    before_after,
+    disconnect_table,
+    evidence_by_correctness,
+    head_grounding,
+    layer_maps,
+    mass_by_layer,
+    methods,
+)
+from interp.testing import traces
+
+PROVENANCE = {"model": "demo/llava", "benchmark": "digits", "split": "test", "prompt": "base", "prompt_order": "image-first"}
+METHODS = ["base", "inst", "vea", "vea-shifted", "vea-uniform", "vea-boxes"]
+LONG = [*METHODS, "a-method-with-a-very-long-name-indeed", "visual attention refinement, thresholded", "agla", "cgr", "vcd", "pai"]
+BINS = ["0.00 to 0.50", "0.50 to 0.70", "0.70 to 0.80", "0.80 to 0.90", "0.90 to 1.00"]
+
+
+def summary(mean: xr.DataArray, spread: float = 0.1, n: int = 500) -> xr.Dataset:
+    """Mean, interval and n of planted values; where a value is NaN its n is 0."""
+    bounds = xr.concat([mean * (1 - spread), mean * (1 + spread)], dim=xr.DataArray(["lower", "upper"], dims="ci_bound", name="ci_bound"))
+    bounds.attrs = {"long_name": "95% percentile bootstrap interval over image_id", "level": 0.95}
+    return xr.Dataset({"mean": mean, "interval": bounds, "n": mean.notnull() * n}, attrs=PROVENANCE)
+
+
+def shift(n_layers: int, every: int = 1) -> xr.Dataset:
+    """From text to image; with `every` > 1 only each so-many-th layer reaches the picture."""
+    depth = np.linspace(0, 1, n_layers)
+    values = np.stack([20 * np.exp(-3 * depth) + 0.5, 0.2 + 0.4 * depth], axis=1)
+    mean = xr.DataArray(values, dims=["layer", "section"], coords={"layer": np.arange(n_layers), "section": ["question", "image"]})
+    return summary(mean.where(mean["layer"] % every == every - 1))
+
+
+def correctness(n_layers: int, every: int = 1) -> xr.Dataset:
+    """Evidence above non-evidence, more where the answer is right."""
+    peak = 6 * np.exp(-(((np.linspace(0, 1, n_layers) - 0.6) / 0.25) ** 2))
+    flat = np.full(n_layers, 0.7)
+    values = [np.stack([1 + peak, flat], axis=1), np.stack([0.9 + 0.6 * peak, flat + 0.05], axis=1)]
+    coords = {"group": ["correct", "wrong"], "layer": np.arange(n_layers), "section": ["evidence", "non-evidence"]}
+    mean = xr.DataArray(np.stack(values), dims=["group", "layer", "section"], coords=coords)
+    result = summary(mean.where(mean["layer"] % every == every - 1))
+    result["n"] = result["n"].where(result["group"] == "correct", 188)
+    difference = summary(result["mean"].sel(group="correct", drop=True) - result["mean"].sel(group="wrong", drop=True))
+    return result.assign(difference=difference["mean"], difference_interval=difference["interval"])
+
+
+def all_right() -> xr.Dataset:
+    """By correctness where no answer is wrong, as the analysis gives it."""
+    ds = traces(n=4)
+    return by_correctness(rapt(ds), ds.assign(exact_match=ds["exact_match"] * 0 + 1), n_permutations=20)
+
+
+def heads(n_layers: int, n_heads: int, every: int = 1) -> tuple[xr.Dataset, Profile]:
+    """Mean AUROC by head, and a profile with the best of them."""
+    values = np.clip(np.random.default_rng(0).normal(0.6, 0.15, (n_layers, n_heads)), 0, 1)
+    mean = xr.DataArray(values, dims=["layer", "head"], coords={"layer": np.arange(n_layers), "head": np.arange(n_heads)})
+    mean = mean.where(mean["layer"] % every == every - 1)
+    order = np.argsort(-np.nan_to_num(mean.values).ravel())[: max(1, n_layers * n_heads // 10)]
+    best = tuple((int(k) // n_heads, int(k) % n_heads) for k in order)
+    return summary(mean), profile_of(mean, (n_layers // 2, n_layers // 2 + 1), best)
+
+
+def profile_of(mean: xr.DataArray, layers: tuple[int, ...], best: tuple[tuple[int, int], ...]) -> Profile:
+    """A profile with these layers and heads."""
+    return Profile(layers, (0.5,) * mean.sizes["layer"], (), (), 0.1, "any", 0, {}, heads=best)
+
+
+def scores(names: Sequence[str]) -> tuple[xr.Dataset, list[xr.Dataset]]:
+    """Scores of methods and their comparisons with the first two."""
+    rng = np.random.default_rng(1)
+    mean = xr.DataArray(rng.uniform(0.4, 0.8, len(names)), dims="method", coords={"method": list(names)})
+    compared = []
+    for against in names[:2]:
+        kept = [name for name in names if name != against]
+        difference = (mean - float(mean[list(names).index(against)])).loc[kept]
+        each = summary(difference).rename(mean="difference")
+        p = xr.DataArray(rng.random(len(kept)) ** 6, dims="method", coords={"method": kept})
+        compared.append(each.assign(p_holm=p).assign_attrs(against=against))
+    return summary(mean), compared
+
+
+def binned(names: Sequence[str] = ()) -> xr.Dataset:
+    """Scores that rise with quality; the last bin is empty."""
+    mean = xr.DataArray([0.3, 0.4, 0.55, 0.8, np.nan], dims="bin", coords={"bin": BINS})
+    if names:
+        mean = mean.expand_dims(method=list(names)) * xr.DataArray(np.linspace(0.8, 1.1, len(names)), dims="method")
+    return summary(mean, n=50)
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """A gradient."""
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([255 * x / width, 255 * y / height, np.full((height, width), 120)], axis=-1).astype(np.uint8))
+
+
+def traced(n_layers: int = 6, side: int = 8, number: int = 0, stretch: tuple[float, float] = (1, 1)) -> tuple[xr.Dataset, Image.Image]:
+    """One sample of a synthetic trace with its picture, stretched in both directions."""
+    sample = traces(n=2, n_layers=n_layers, n_heads=2, side=side).isel(sample=number)
+    size = np.round(sample["image_size"].values[0] * stretch).astype(int)
+    scale = np.tile(size / sample["image_size"].values[0], 2)
+    sample["evidence_box"] = sample["evidence_box"] * scale
+    return sample.assign_coords(token_box=sample["token_box"] * scale), picture(*(int(v) for v in size))
+
+
+def highlighted(sample: xr.Dataset, image: Image.Image, before: str = "nine", after: str = "seven") -> Any:
+    """Before and after, with a round evidence map that has a strip without tokens."""
+    y, x = np.mgrid[0 : image.height, 0 : image.width]
+    values = np.exp(-(((x / image.width - 0.4) / 0.2) ** 2) - ((y / image.height - 0.4) / 0.2) ** 2)
+    values[:, : max(1, image.width // 12)] = np.nan
+    gain = np.nan_to_num(0.5 + 0.5 * values, nan=1.0)[..., None]
+    lit = Image.fromarray((np.asarray(image) * gain).round().astype(np.uint8))
+    return before_after(sample, image, xr.DataArray(values, dims=["y", "x"]), lit, before, after)
+
+
+def live(sample: xr.Dataset) -> xr.Dataset:
+    """The sample with a long question full of what plotly would interpret."""
+    text = "What <b>is</b> the price &amp; sum of $5$ and <a href='x'>$7$</a> on the " + "very " * 60 + "long question?"
+    return sample.assign(question=xr.DataArray(text))
+
+
+def _effect() -> xr.Dataset:
+    effect = binned()
+    shifted = effect.assign(mean=effect["mean"] - 0.5, interval=effect["interval"] - 0.5)
+    shifted["mean"].attrs["long_name"] = "vea minus inst"
+    return shifted
+
+
+def _methods(names: Sequence[str]) -> go.Figure:
+    mean, compared = scores(names)
+    return methods(mean, *compared[: len(names) - 1])
+
+
+def answers() -> xr.Dataset:
+    """Answers of three methods to the questions of a synthetic trace, with the trace's own provenance."""
+    ds = traces(n=24)
+    right = np.random.default_rng(2).random((3, 24)) < np.array([0.4, 0.5, 0.7])[:, None]
+    coords = {"method": METHODS[:3], "sample": ds["sample"], "image_id": ds["image_id"]}
+    return xr.Dataset({"exact_match": (("method", "sample"), right.astype(float))}, coords=coords, attrs=ds.attrs)
+
+
+def judged(readable: bool = True, null: str | tuple[str, ...] = ("placed", "distractor")) -> xr.Dataset:
+    """A disconnect table of a synthetic trace, with a coin for what is readable."""
+    ds = traces(n=24)
+    reads = xr.DataArray(np.random.default_rng(3).random(24) < 0.7, dims="sample", coords={"sample": ds["sample"]}).astype(float)
+    profile = replace(profile_layers(ds), image_ids=())
+    return disconnect(ds, profile, reads if readable else None, null=null)
+
+
+def unheld(result: xr.Dataset) -> xr.Dataset:
+    """The same without a distractor in any picture."""
+    held = result["null"] != "distractor"
+    cleared = {name: v.where(held) for name, v in result.data_vars.items() if "null" in v.dims and v.dtype.kind == "f"}
+    return result.assign({**cleared, "n": result["n"] * held, "count": result["count"] * held})
+
+
+def _of_analysis(name: str) -> go.Figure:
+    """A figure of results that the analysis itself made."""
+    ds, asked = traces(n=24), answers()
+    auroc, pictures = grounding(ds, level="head")["auroc"], ds["image_id"]
+    match name:
+        case "shift":
+            return attention_shift(mean_interval(rapt(ds), pictures).assign_attrs(ds.attrs))
+        case "correctness":
+            return evidence_by_correctness(by_correctness(rapt(ds), ds, n_permutations=20))
+        case "heads":
+            return head_grounding(mean_interval(auroc, pictures).assign_attrs(ds.attrs), profile_layers(ds))
+        case "methods":
+            scored = mean_interval(asked["exact_match"], pictures).assign_attrs(asked.attrs)
+            return methods(scored, compare(asked), compare(asked, against="inst"))
+        case _:
+            quality = auroc.isel(layer=-1).mean("head")
+            result = by_grounding_quality(asked["exact_match"], quality, pictures).assign_attrs(asked.attrs)
+            effect = asked["exact_match"].loc["vea"] - asked["exact_match"].loc["inst"]
+            return accuracy_by_quality(result, by_grounding_quality(effect.rename("vea minus inst"), quality, pictures))
+
+
+FIGURES: dict[str, Callable[[], Any]] = {
+    "shift": lambda: attention_shift(shift(8)),
+    "shift-64-layers": lambda: attention_shift(shift(64)),
+    "shift-sliding": lambda: attention_shift(shift(48, every=6)),
+    "correctness": lambda: evidence_by_correctness(correctness(8)),
+    "correctness-64-layers": lambda: evidence_by_correctness(correctness(64)),
+    "correctness-sliding": lambda: evidence_by_correctness(correctness(48, every=6)),
+    "correctness-all-right": lambda: evidence_by_correctness(all_right()),
+    "heads": lambda: head_grounding(*heads(8, 8)),
+    "heads-28": lambda: head_grounding(*heads(28, 28)),
+    "heads-64": lambda: head_grounding(*heads(64, 64)),
+    "heads-sliding": lambda: head_grounding(heads(48, 16, every=6)[0]),
+    "methods": lambda: _methods(METHODS),
+    "methods-long-names": lambda: _methods(LONG),
+    "methods-one": lambda: _methods(["base"]),
+    "quality": lambda: accuracy_by_quality(binned()),
+    "quality-methods": lambda: accuracy_by_quality(binned(METHODS)),
+    "quality-many-methods": lambda: accuracy_by_quality(binned(LONG)),
+    "quality-effect": lambda: accuracy_by_quality(binned(METHODS[:3]), _effect()),
+    "maps": lambda: layer_maps(*traced()),
+    "maps-28-layers": lambda: layer_maps(*traced(28)),
+    "maps-tall": lambda: layer_maps(*traced(28, stretch=(1, 6))),
+    "maps-wide": lambda: layer_maps(*traced(28, stretch=(6, 1))),
+    "maps-markup": lambda: layer_maps(live(traced()[0]), traced()[1]),
+    "over": lambda: attention_over_image(*traced()),
+    "over-one": lambda: attention_over_image(*traced(), layers=[5]),
+    "before-after": lambda: highlighted(*traced()),
+    "before-after-tall": lambda: highlighted(*traced(stretch=(1, 8))),
+    "before-after-wide": lambda: highlighted(*traced(stretch=(8, 1))),
+    "before-after-markup": lambda: highlighted(
+        live(traced()[0]), traced()[1], before="The <i>answer</i> $x$ " + "is long " * 30, after="W" * 90
+    ),
+    "mass": lambda: mass_by_layer(segment_mass(traces(n=3)).assign_attrs(PROVENANCE)),
+    "disconnect": lambda: disconnect_table(judged()),
+    "disconnect-unread": lambda: disconnect_table(judged(readable=False)),
+    "disconnect-one-null": lambda: disconnect_table(judged(null="placed")),
+    "disconnect-unheld": lambda: disconnect_table(unheld(judged())),
+    **{f"analysis-{name}": partial(_of_analysis, name) for name in ("shift", "correctness", "heads", "methods", "quality")},
+}
