@@ -1,10 +1,12 @@
-"""Regenerates what README.md shows: the demo's printed tables and picture, the organism's figures, the cost of row capture.
+"""Regenerates what README.md shows: the demo's printed tables and pictures, the organism's figures, the measured costs.
 
     python -m experiments.readme
 
-Rewrites the marked blocks of README.md and writes
-    experiments/readme/attention_over_image.png   the demo's figure (needs Chrome or Chromium)
-The organism's figures come from its card.json, the cost from experiments/performance/results/capture.md.
+Rewrites the marked blocks of README.md and writes, from the figures of the demo (needs Chrome or Chromium),
+    experiments/readme/layer_maps.png         attention on one picture, layer by layer
+    experiments/readme/disconnect_table.png   seen, readable, correct
+    experiments/readme/methods.png            methods with intervals and paired differences
+The organism's figures come from its card.json, the costs from experiments/performance/results/*.md.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "experiments" / "readme"
-COST = ROOT / "experiments" / "performance" / "results" / "capture.md"
+SHOWN = ("layer_maps", "disconnect_table", "methods")
+RESULTS = ROOT / "experiments" / "performance" / "results"
+COSTS = {"performance": "capture.md", "grounding": "grounding.md", "memory": "analysis_memory.md"}
 
 
 def main() -> None:
@@ -30,13 +34,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         printed = _demo(Path(folder))
         PICTURES.mkdir(exist_ok=True)
-        shutil.copyfile(Path(folder) / "attention_over_image.png", PICTURES / "attention_over_image.png")
+        for name in SHOWN:
+            shutil.copyfile(Path(folder) / f"{name}.png", PICTURES / f"{name}.png")
     blocks = {
-        "demo": "```\n" + printed.replace(folder, "results/demo") + "\n```",
+        "demo": "```\n" + printed + "\n```",
         "organism": organism_table(json.loads((files("interp.organisms") / "llava" / "card.json").read_text(encoding="utf-8"))),
     }
-    if COST.exists():
-        blocks["performance"] = COST.read_text(encoding="utf-8").strip()
+    blocks |= {block: (RESULTS / file).read_text(encoding="utf-8").strip() for block, file in COSTS.items() if (RESULTS / file).exists()}
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, text in blocks.items():
         block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
@@ -48,7 +52,8 @@ def _demo(folder: Path) -> str:
     command = [sys.executable, "-c", "from interp.cli import main; main()", "demo", "--out", str(folder)]
     environment = os.environ | {"COLUMNS": "110", "NO_COLOR": "1"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
+    return "\n".join(line for line in lines if not line.startswith("wrote "))
 
 
 def organism_table(card: dict[str, Any]) -> str:

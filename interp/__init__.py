@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from interp.benchmarks import load_benchmark as load_benchmark
     from interp.benchmarks.sample import Region as Region
     from interp.benchmarks.sample import Sample as Sample
+    from interp.capture import open_trace as open_trace
     from interp.capture import trace as trace
+    from interp.methods import evaluate as evaluate
+    from interp.methods import open_answers as open_answers
     from interp.vlm import VLM as VLM
     from interp.vlm import load_vlm as load_vlm
 
@@ -24,13 +27,16 @@ _PUBLIC = {
     "load_vlm": "interp.vlm",
     "VLM": "interp.vlm",
     "trace": "interp.capture",
+    "open_trace": "interp.capture",
+    "evaluate": "interp.methods",
+    "open_answers": "interp.methods",
     "profile_layers": "interp.analysis",
     "Sample": "interp.benchmarks.sample",
     "Region": "interp.benchmarks.sample",
     "load_benchmark": "interp.benchmarks",
 }
 
-__all__ = ["VLM", "Region", "Sample", "load_benchmark", "load_vlm", "profile_layers", "trace"]
+__all__ = ["VLM", "Region", "Sample", "evaluate", "load_benchmark", "load_vlm", "open_answers", "open_trace", "profile_layers", "trace"]
 
 
 def __getattr__(name: str) -> Any:

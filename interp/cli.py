@@ -1,22 +1,27 @@
-"""The command line: ``interp demo | trace | organisms train``. Bad input gets one sentence and exit status 2."""
+"""The command line, ``interp COMMAND``. Bad input gets one sentence and exit status 2."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Toml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 import interp
+from interp import tables
 from interp.errors import InterpError
+from interp.findings import analyse, compare_methods, draw, write_tables
+from interp.settings import EvaluateSettings, TraceSettings
 
 app = App(
     name="interp",
@@ -29,14 +34,15 @@ app.command(organisms)
 _out = Console()
 _err = Console(stderr=True)
 
-Order = Literal["image-first", "question-first"]
+Flat = Parameter(name="*")
+Score = Literal["exact_match", "contains"]
 
 
 @app.command
-def demo(*, model: str = "demo/llava", limit: int = 40, out: Path = Path("results/demo")) -> None:
-    """Answer test questions with an organism, trace its attention, and draw where it looks.
+def demo(*, model: str = "demo/llava", limit: int = 500, out: Path = Path("results/demo")) -> None:
+    """The whole path on a model that ships with the package: profile, trace, disconnect, VEA beside its controls, figures.
 
-    Example: interp demo --limit 40 --out results/demo
+    Example: interp demo --limit 100 --out results/small
 
     Parameters
     ----------
@@ -45,91 +51,136 @@ def demo(*, model: str = "demo/llava", limit: int = 40, out: Path = Path("result
     limit
         How many test samples of the digits benchmark.
     out
-        Folder for the figures.
+        Folder for stores, tables and figures; the same command takes an interrupted run up again.
     """
     from interp.demo import run_demo
 
     found = run_demo(model, limit, out)
-    attrs = found.trace.attrs
-    answers = Table(title=f"{attrs['model']} on {attrs['benchmark']} {attrs['split']}: strict exact match", title_justify="left")
-    for column in ("samples", "accuracy", "95 % interval", "n"):
-        answers.add_column(column, justify="left" if column == "samples" else "right")
-    for label, mean, lower, upper, n in found.accuracy:
-        answers.add_row(label, f"{mean:.2f}", f"{lower:.2f} to {upper:.2f}", str(n))
-    _out.print(answers)
-    mass = Table(title=f"Attention of the last prompt token on image tokens, n = {found.trace.sizes['sample']}", title_justify="left")
-    mass.add_column("layer", justify="right")
-    mass.add_column("mass", justify="right")
-    mass.add_column("")
-    for layer, value in zip(found.mass["layer"].values, found.mass.values, strict=True):
-        mass.add_row(str(layer), f"{value:.2f}", "█" * round(40 * float(value)))
-    _out.print(mass)
-    for note in found.notes:
-        _out.print(note)
-    for path in found.files:
-        _out.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    for table in found.tables:
+        _out.print(table)
+    _written(found.files, found.notes)
 
 
 @app.command
-def trace(
-    *,
-    model: str,
-    benchmark: str,
-    out: Path,
-    split: str = "test",
-    limit: int | None = None,
-    prompt: str = "base",
-    prompt_order: Order = "image-first",
-    batch_size: int = 8,
-    queries: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    annotations: Path | None = None,
-    images: Path | None = None,
-    skip_bad: bool = False,
-    device: str | None = None,
-    dtype: str = "auto",
-    revision: str | None = None,
-) -> None:
-    """Trace a model's attention over a benchmark into one labelled Zarr data set.
+def trace(*, settings: Annotated[TraceSettings, Flat]) -> None:
+    """Trace a model's attention over a benchmark into one labelled Zarr data set; the same command takes an interrupted run up again.
 
     Example: interp trace --model demo/llava --benchmark digits --limit 100 --out run.zarr
+    """
+    vlm, bench = _asked(settings)
+    ds = interp.trace(
+        vlm,
+        bench,
+        prompt=settings.prompt,
+        batch_size=settings.batch_size,
+        queries=_queries(settings.queries),
+        residual=settings.residual,
+        max_new_tokens=settings.max_new_tokens,
+        store=settings.out,
+        shard=settings.shard,
+        settings=settings.model_dump(mode="json"),
+        resume_command=settings.command_line("trace"),
+    )
+    _out.print(f"{ds.sizes['sample']} samples, exact match {float(ds['exact_match'].mean()):.3f}", highlight=False)
+    _written([settings.out])
+
+
+@app.command
+def profile(store: Path, *, out: Path | None = None, fraction: float = 0.1, rule: Literal["any", "half", "all"] = "any") -> None:
+    """Find the visual-grounding layers and heads of a traced model, by AUROC of their attention on the evidence.
+
+    Example: interp profile profile.zarr --out profile.json
 
     Parameters
     ----------
-    model
-        A model that ships with the package (demo/NAME), a local directory, or a Hugging Face id.
-    benchmark
-        digits or visual-cot.
+    store
+        A trace of a split that is not judged later.
     out
-        The Zarr folder to write; it must not exist yet.
-    split
-        Which part of the benchmark.
-    limit
-        The first so many samples only.
-    prompt
-        A wording (base, vea, ...), or a text that holds {question}.
-    prompt_order
-        Picture before the text, or after it.
-    batch_size
-        Samples per forward pass.
-    queries
-        Also keep the rows of further tokens: question, answer, or prompt positions such as -1,-2.
-    annotations, images, skip_bad
-        Where visual-cot's annotation file and picture folder are, and whether to leave out (and count) its unusable rows.
-    device, dtype, revision
-        As in interp.load_vlm.
+        The file to write (default: the store's name with .json).
+    fraction
+        Share of the layers to keep.
+    rule
+        When a visual token counts as evidence: any, half or all of its region.
     """
-    options: dict[str, Any] = {k: v for k, v in {"annotations": annotations, "images": images}.items() if v is not None}
-    options |= {"skip_bad": True} if skip_bad else {}
-    if out.exists():  # before the work, not after it
-        raise InterpError(f"Store {str(out)!r} already exists; choose another path, or delete it first.")
-    bench = interp.load_benchmark(benchmark, split=split, limit=limit, **options)
-    counts = ", ".join(f"{name.removeprefix('n_').replace('_', ' ')} {n}" for name, n in getattr(bench, "report", {}).items() if n)
-    if counts:
-        _out.print(f"{benchmark}: {counts}", highlight=False, soft_wrap=True)
-    vlm = interp.load_vlm(model, device=device, dtype=dtype, revision=revision, prompt_order=prompt_order)
-    ds = interp.trace(vlm, bench, prompt=prompt, batch_size=batch_size, queries=_queries(queries), store=out)
-    _out.print(f"{ds.sizes['sample']} samples, exact match {float(ds['exact_match'].mean()):.3f}", highlight=False)
-    _out.print(f"wrote {out}", highlight=False, soft_wrap=True)
+    ds = interp.open_trace(store)
+    found = interp.profile_layers(ds, fraction=fraction, rule=rule)
+    _out.print(tables.profile_table(found))
+    target = out if out is not None else store.with_suffix(".json")
+    found.save(target)
+    _written([target])
+
+
+@app.command
+def analyze(
+    store: Path,
+    *,
+    profile: Path | None = None,
+    out: Path | None = None,
+    correct: Score = "exact_match",
+    readable: bool = False,
+    allow_overlap: bool = False,
+) -> None:
+    """Where a traced model looked, when it was right and when it was wrong: tables and figures, without the model.
+
+    Example: interp analyze test.zarr --profile profile.json --out results/test
+
+    Parameters
+    ----------
+    store
+        A finished trace.
+    profile
+        The visual-grounding layers, from interp profile on another split; with it the disconnect table is made.
+    out
+        Folder for tables (CSV) and figures (default: the store's name with -analysis).
+    correct
+        What counts as a correct answer.
+    readable
+        Also fit the probe that tells misreading from disbelief; this loads the traced model and the benchmark's train split again.
+    allow_overlap
+        Accept a profile fitted on some of the same pictures; recorded.
+    """
+    ds = interp.open_trace(store)
+    fitted = interp.analysis.Profile.load(profile) if profile is not None else None
+    if readable and fitted is None:
+        raise InterpError("--readable belongs to the disconnect table, which needs --profile; give one from interp profile.")
+    probed = _probe(ds.attrs) if readable else None
+    found = analyse(ds, fitted, probed, correct=correct, allow_overlap=allow_overlap)
+    for table in tables.analysis_tables(found):
+        _out.print(table)
+    folder = out if out is not None else store.with_name(f"{store.stem}-analysis")
+    files = write_tables(found, folder)
+    figures, notes = interp.plots.save(draw(found), folder)
+    _written([*files, *figures], notes)
+
+
+@app.command
+def evaluate(*, settings: Annotated[EvaluateSettings, Flat]) -> None:
+    """Answer a benchmark in several ways side by side, with paired statistics; the same command takes an interrupted run up again.
+
+    Example: interp evaluate --model demo/llava --benchmark digits --methods base,inst,vea --profile profile.json --out answers.zarr
+    """
+    fitted = interp.analysis.Profile.load(settings.profile) if settings.profile is not None else None
+    vlm, bench = _asked(settings)
+    answers = interp.evaluate(
+        vlm,
+        bench,
+        methods=settings.methods,
+        profile=fitted,
+        alpha=settings.alpha,
+        sigma=settings.sigma,
+        lam=settings.lam,
+        variant=settings.variant,
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        seed=settings.seed,
+        allow_overlap=settings.allow_overlap,
+        store=settings.out,
+        settings=settings.model_dump(mode="json"),
+        resume_command=settings.command_line("evaluate"),
+    )
+    for table in tables.method_tables(compare_methods(answers)):
+        _out.print(table)
+    _written([settings.out])
 
 
 @organisms.command
@@ -159,22 +210,74 @@ def train(name: str, *, out: Path | None = None, seed: int = 0, threads: int = 1
     target = out if out is not None else Path("organisms") / name
     with _training_bar() as report:
         finished = train_organism(name, target, seed=seed, stop_after=stop_after, report=report)
-    _out.print(
-        f"wrote {target}" if finished else f"stopped early; the same command takes {target} up again", highlight=False, soft_wrap=True
-    )
+    if finished:
+        _written([target])
+    else:
+        _out.print(f"stopped early; the same command takes {target} up again", highlight=False, soft_wrap=True)
+
+
+@app.meta.default
+def _with_file(*tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None) -> None:
+    """Flags may also stand in a TOML file, a table per command: ``[trace]``, then ``model = "demo/llava"``.
+
+    Parameters
+    ----------
+    config
+        The TOML file; flags on the command line win.
+    """
+    if config is not None:
+        if not config.is_file():
+            raise InterpError(f"Settings file {str(config)!r} does not exist; give a TOML file with a table per command.")
+        app.config = (Toml(config),)
+    app(tokens, exit_on_error=False, print_error=False)
 
 
 def main() -> None:
     """Entry point of ``interp``."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)])
     try:
-        app()
-    except InterpError as error:
-        _err.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        app.meta(exit_on_error=False, print_error=False)
+    except (InterpError, CycloptsError, ValidationError) as error:
+        _err.print(f"[bold red]error:[/] {_escape(_sentence(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         _err.print("interrupted")
         sys.exit(130)
+
+
+def _sentence(error: Exception) -> str:
+    """A settings model's complaints in one line, as flags; anything else as it is."""
+    cause = error.__cause__ if isinstance(error, CycloptsError) and isinstance(error.__cause__, ValidationError) else error
+    if not isinstance(cause, ValidationError):
+        return str(error)
+    return "; ".join(f"--{str(e['loc'][0]).replace('_', '-')} {e['input']!r}: {e['msg'].lower()}" for e in cause.errors()) + "."
+
+
+def _asked(settings: TraceSettings | EvaluateSettings) -> tuple[Any, Any]:
+    bench = interp.load_benchmark(settings.benchmark, **settings.benchmark_options())
+    counts = ", ".join(f"{name.removeprefix('n_').replace('_', ' ')} {n}" for name, n in getattr(bench, "report", {}).items() if n)
+    if counts:
+        _out.print(f"{settings.benchmark}: {counts}", highlight=False, soft_wrap=True)
+    return interp.load_vlm(settings.model, **settings.model_options()), bench
+
+
+def _probe(attrs: Mapping[str, Any]) -> Any:
+    """What a probe reads on the traced samples; the store's own settings say which model and benchmark."""
+    from interp.capture.probing import probed
+
+    if "settings" not in attrs:
+        raise InterpError("This store was not written by `interp trace`, so it does not say how to load its model; use interp.analysis.")
+    settings = TraceSettings(**json.loads(attrs["settings"]))
+    vlm, bench = _asked(settings)
+    training = interp.load_benchmark(settings.benchmark, **{**settings.benchmark_options(), "split": "train", "limit": 1500})
+    return probed(vlm, training, bench, batch_size=settings.batch_size)
+
+
+def _written(files: list[Path], notes: list[str] | None = None) -> None:
+    for note in notes or []:
+        _out.print(note, highlight=False, soft_wrap=True)
+    for path in files:
+        _out.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 def _queries(text: str | None) -> Any:

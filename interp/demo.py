@@ -1,105 +1,94 @@
-"""The first look: an organism answers questions, and its attention is traced, summed up and drawn."""
+"""The whole path on a model that ships with the package: layers profiled on one split, everything else judged on another."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
+from rich.table import Table
 
-from interp.analysis import mean_interval, segment_mass
+from interp import plots, tables
+from interp.analysis import Profile, profile_layers
 from interp.benchmarks import load_benchmark
+from interp.benchmarks.benchmark import Benchmark
 from interp.capture import trace
-from interp.plots import attention_over_image, mass_by_layer
-from interp.vlm import load_vlm
+from interp.capture.probing import probed
+from interp.findings import Compared, Findings, analyse, compare_methods, draw, draw_methods, write_methods, write_tables
+from interp.interventions import evidence_map, highlight
+from interp.methods import evaluate
+from interp.vlm import VLM, load_vlm
 
-_BROWSERS = ("google-chrome", "chromium", "chromium-browser", "chrome", "google-chrome-stable")
+METHODS = ("base", "inst", "vea", "vea-shifted", "vea-uniform", "vea-boxes")
+_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo run found: the trace, accuracies as (label, mean, lower, upper, n), mass (layer,), and the files it wrote."""
+    """What a demo run found, and the files it wrote."""
 
-    trace: xr.Dataset
-    accuracy: list[tuple[str, float, float, float, int]]
-    mass: xr.DataArray
+    findings: Findings
+    compared: Compared
+    answers: xr.Dataset
+    tables: list[Table]
     files: list[Path]
     notes: list[str]
 
 
-def run_demo(model: str, n: int, out: str | Path, *, progress: bool | None = None) -> Demo:
-    """Ask `model` the first `n` test questions of `digits`, and write two figures into `out`.
+def run_demo(model: str, n: int, out: str | Path, *, n_profile: int = 200, n_train: int = 1500, progress: bool | None = None) -> Demo:
+    """Profile, trace, disconnect, methods and figures on the first `n` test questions of `digits`, into folder `out`.
+
+    An interrupted run is taken up again. Layers are fitted on `n_profile` samples of the split `profile`, the probe on `n_train` of the
+    split `train`.
 
     Raises
     ------
     InterpError
-        The model or the number of samples is not usable.
+        The model or the number of samples is not usable, or `out` holds a run with other settings.
     """
     vlm = load_vlm(model)
     bench = load_benchmark("digits", split="test", limit=n)
-    ds = trace(vlm, bench, progress=progress)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    mass = segment_mass(ds, "image").assign_attrs(ds.attrs)
-    shown = _clearest(ds)
-    figures = {
-        "attention_over_image": attention_over_image(ds.isel(sample=shown), bench[shown].open_images()[0], _layers(mass)),
-        "image_mass_by_layer": mass_by_layer(mass, "image"),
+
+    fitting = load_benchmark("digits", split="profile", limit=n_profile)
+    profile = profile_layers(trace(vlm, fitting, batch_size=_BATCH, store=folder / "profile.zarr", progress=progress))
+    profile.save(folder / "profile.json")
+    ds = trace(vlm, bench, batch_size=_BATCH, store=folder / "test.zarr", progress=progress)
+
+    training = load_benchmark("digits", split="train", limit=n_train)
+    found = analyse(ds, profile, probed(vlm, training, bench, batch_size=_BATCH, progress=progress))
+    answers = evaluate(vlm, bench, METHODS, profile, batch_size=_BATCH, store=folder / "answers.zarr", progress=progress)
+    compared = compare_methods(answers)
+
+    figures = draw(found) | draw_methods(compared) | _pictures(vlm, bench, ds, answers, profile)
+    drawn, notes = plots.save(figures, folder)
+    stores = [folder / name for name in ("profile.zarr", "profile.json", "test.zarr", "answers.zarr")]
+    files = [*stores, *write_tables(found, folder), *write_methods(compared, folder), *drawn]
+    printed = [tables.profile_table(profile), *tables.analysis_tables(found), *tables.method_tables(compared)]
+    return Demo(found, compared, answers, printed, files, notes)
+
+
+def _pictures(vlm: VLM, bench: Benchmark, ds: xr.Dataset, answers: xr.Dataset, profile: Profile) -> dict[str, go.Figure]:
+    """Layer by layer on one question, and one question before and after VEA."""
+    right = (ds["exact_match"].values == 1) & ~ds["knob_absent"].values
+    shown = _first(right & (ds["knob_kind"].values.astype(object) == "relation"), right)
+    base, vea = (answers.sel({"method": name}) for name in ("base", "vea"))
+    gained = (vea["exact_match"] > base["exact_match"]).values & ~ds["knob_absent"].values
+    mended = _first(gained, right)
+    picture = bench[mended].open_images()[0]
+    sample = ds.isel(sample=mended).compute()
+    seen = evidence_map(sample, profile)
+    highlighted = highlight(picture, seen)
+    before, after = (str(each["prediction"].isel(sample=mended).item()) for each in (base, vea))
+    return {
+        "layer_maps": plots.layer_maps(ds.isel(sample=shown).compute(), bench[shown].open_images()[0]),
+        "before_after": plots.before_after(sample, picture, seen, highlighted, before, after),
     }
-    files, notes = [], []
-    for name, figure in figures.items():
-        files.append(folder / f"{name}.html")
-        figure.write_html(files[-1], include_plotlyjs="directory")
-    if any(shutil.which(browser) for browser in _BROWSERS):
-        try:
-            files += _write_png(figures, folder)
-        except (RuntimeError, ValueError, OSError) as error:  # a browser that is there but cannot start
-            notes.append(f"PNG files could not be written ({str(error).splitlines()[0]}); the HTML files are complete.")
-    else:
-        notes.append("No Chrome or Chromium was found, so the figures are HTML only; install one for PNG files.")
-    return Demo(ds, list(_accuracy(ds)), mass.mean(["sample", "head"]), files, notes)
 
 
-def _accuracy(ds: xr.Dataset) -> Iterator[tuple[str, float, float, float, int]]:
-    """Strict exact match by kind of question, with 95 % bootstrap intervals over scenes."""
-    absent = ds["knob_absent"].values
-    arm = ds["knob_arm"].values.astype(object)
-    groups = {
-        "answerable": ~absent,
-        "plain": ds["knob_kind"].values == "plain",
-        "by relation": ds["knob_kind"].values == "relation",
-        **{f"prior {name}": arm == name for name in ("congruent", "neutral", "conflict")},
-        "absent card": absent,
-    }
-    for label, keep in groups.items():
-        if keep.any():
-            part = ds.isel(sample=np.flatnonzero(keep))
-            result = mean_interval(part["exact_match"], part["image_id"])
-            lower, upper = (float(bound) for bound in result["interval"])
-            yield label, float(result["mean"]), lower, upper, int(result["n"])
-
-
-def _layers(mass: xr.DataArray) -> list[int]:
-    """First, last, middle, and the layer with the most image mass."""
-    layers = mass["layer"].values
-    most = int(mass.mean(["sample", "head"]).argmax())
-    return sorted({int(layers[k]) for k in (0, most, len(layers) // 2, -1)})
-
-
-def _clearest(ds: xr.Dataset) -> int:
-    """The first question by relation that was answered correctly, else the first correct one, else the first."""
-    correct = (ds["exact_match"].values == 1) & ~ds["knob_absent"].values
-    related = correct & (ds["knob_kind"].values == "relation")
-    return next((int(np.flatnonzero(each)[0]) for each in (related, correct) if each.any()), 0)
-
-
-def _write_png(figures: dict[str, go.Figure], folder: Path) -> list[Path]:
-    written = []
-    for name, figure in figures.items():
-        written.append(folder / f"{name}.png")
-        figure.write_image(written[-1], scale=2)
-    return written
+def _first(*choices: np.ndarray) -> int:
+    """The first sample of the first choice that holds any, else the first of all."""
+    return next((int(np.flatnonzero(each)[0]) for each in choices if each.any()), 0)

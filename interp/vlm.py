@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -64,7 +66,7 @@ class VLM:
         self.hf_model = model.eval()
         self.processor = processor
         self.prompt_order: PromptOrder = prompt_order
-        self.revision = revision or getattr(model.config, "_commit_hash", None) or ""
+        self.revision = getattr(model.config, "_commit_hash", None) or revision or ""  # a branch moves, its commit does not
         side = processor.tokenizer.padding_side
         self.wrapper: Any = TransformersModel(model, task="image-text-to-text", processor=processor)
         processor.tokenizer.padding_side = side  # the wrapper turns it to the left; batches here are padded by `collate`
@@ -227,9 +229,10 @@ def load_vlm(
     family_for(config)
     try:
         processor = transformers.AutoProcessor.from_pretrained(source, **where)
-        model = transformers.AutoModelForImageTextToText.from_pretrained(
-            source, dtype=_dtype(dtype), attn_implementation="sdpa", use_safetensors=True, **where
-        )
+        with _without_bar() if str(name).startswith(_DEMO) else nullcontext():
+            model = transformers.AutoModelForImageTextToText.from_pretrained(
+                source, dtype=_dtype(dtype), attn_implementation="sdpa", use_safetensors=True, **where
+            )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
@@ -240,7 +243,8 @@ def load_vlm(
         model = model.to(target)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"Device {str(target)!r} cannot be used here; pass device='cpu', or a device that torch can see.") from error
-    return VLM(model, processor, prompt_order, name=str(name), revision=revision)
+    known = revision or (_fingerprint(Path(source)) if _is_folder(source) else None)
+    return VLM(model, processor, prompt_order, name=str(name), revision=known)
 
 
 def _resolve(name: str) -> str:
@@ -253,6 +257,33 @@ def _resolve(name: str) -> str:
         return str(folder)
     known = sorted(_DEMO + found.parent.name for found in organisms.glob("*/config.json"))
     raise ModelError(f"Demo model {name!r} does not ship with this package; use {' or '.join(known) if known else 'a Hugging Face id'}.")
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """A model of a few megabytes is there before its progress bar can be read."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def _fingerprint(folder: Path) -> str:
+    """A local checkpoint's revision: its weights' digest, of large files from their size and both ends only.
+
+    Without it a store or a profile of one training run would be taken for another's of the same name.
+    """
+    digest, end = hashlib.sha256(), 8 << 20
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + size.to_bytes(8, "little") + file.read(end))
+            file.seek(max(end, size - end))
+            digest.update(file.read(end))
+    return f"sha256:{digest.hexdigest()[:12]}"
 
 
 def _is_folder(name: str) -> bool:

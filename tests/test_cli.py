@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import xarray as xr
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from interp.analysis import Profile
+from interp.capture import open_trace
+from interp.methods import open_answers
 from interp.testing import tiny_vlm
 
 
@@ -67,10 +70,75 @@ def test_trace_writes_a_data_set_that_opens(model: Path, tmp_path: Path) -> None
     result = run("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out), "--queries", "-1,-2")
     assert result.returncode == 0, result.stderr
     assert str(out) in result.stdout
-    ds = xr.open_zarr(out)
+    ds = open_trace(out)
     assert ds["attention"].dims == ("sample", "layer", "head", "token") and ds.sizes["sample"] == 3
     assert ds["attention_rows"].sizes["query"] == 2
-    refused(run("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out)), "already exists", str(out))
+    assert json.loads(ds.attrs["settings"])["limit"] == 3
+    refused(run("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out)), "queries", str(out))
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a profile and a test trace; of the organism, because a tiny model's picture is too small for its evidence."""
+    folder = tmp_path_factory.mktemp("stores")
+    (folder / "settings.toml").write_text('[trace]\nmodel = "demo/llava"\nbenchmark = "digits"\nlimit = 12\n')
+    for split in ("profile", "test"):
+        done = run("trace", "--config", "settings.toml", "--split", split, "--out", f"{split}.zarr", cwd=folder)
+        assert done.returncode == 0, done.stderr
+    done = run("profile", "profile.zarr", "--fraction", "0.3", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_profile_analyze_and_evaluate_write_what_they_name(stores: Path) -> None:
+    profile = Profile.load(stores / "profile.json")
+    assert profile.identity["split"] == "profile" and open_trace(stores / "test.zarr").sizes["sample"] == 12
+    done = run("analyze", "test.zarr", "--profile", "profile.json", "--out", "found", cwd=stores)
+    assert done.returncode == 0, done.stderr
+    wrote = [stores / line.removeprefix("wrote ") for line in done.stdout.splitlines() if line.startswith("wrote ")]
+    assert {"disconnect.csv", "rapt.csv", "evidence_by_correctness.html"} <= {path.name for path in wrote}
+    assert all(path.stat().st_size > 0 for path in wrote)
+    header, *rows = (stores / "found" / "disconnect.csv").read_text().splitlines()
+    assert header.split(",") == ["null", "seen", "readable", "correct", "count", "share", "interval_lower", "interval_upper"]
+    assert len(rows) == 2 * 2 * 1 * 2  # null x seen x (reading unknown) x correct
+    asked = ("--model", "demo/llava", "--benchmark", "digits", "--limit", "4", "--methods", "base,vea", "--profile", "profile.json")
+    done = run("evaluate", *asked, "--out", "answers.zarr", cwd=stores)
+    assert done.returncode == 0, done.stderr
+    assert "Paired difference" in done.stdout
+    assert open_answers(stores / "answers.zarr")["method"].values.tolist() == ["base", "vea"]
+    refused(run("evaluate", *asked, "--alpha", "0.9", "--out", "answers.zarr", cwd=stores), "alpha", "0.5", "0.9")
+
+
+def test_what_cannot_be_judged_is_refused(model: Path, stores: Path, tmp_path: Path) -> None:
+    refused(run("analyze", "profile.zarr", "--profile", "profile.json", cwd=stores), "Profile was fitted on", "--allow-overlap")
+    refused(run("analyze", "nowhere.zarr", cwd=stores), "nowhere.zarr")
+    other = json.loads((stores / "profile.json").read_text())
+    for key, value in {"model": "somebody/else", "prompt_order": "question-first"}.items():
+        path = tmp_path / f"{key}.json"
+        path.write_text(json.dumps({**other, "identity": {**other["identity"], key: value}}))
+        refused(run("analyze", "test.zarr", "--profile", str(path), cwd=stores), value)
+    (tmp_path / "broken.json").write_text("{}")
+    refused(run("analyze", "test.zarr", "--profile", str(tmp_path / "broken.json"), cwd=stores), "broken.json")
+    broken = tmp_path / "broken.zarr"
+    shutil.copytree(stores / "test.zarr", broken)
+    shutil.rmtree(broken / "trace" / "attention")
+    refused(run("analyze", str(broken)), "broken.zarr")
+    given = ("--model", str(model), "--benchmark", "digits", "--limit", "2", "--out", str(tmp_path / "x.zarr"))
+    refused(run("evaluate", *given, "--alpha", "1.5"), "--alpha", "1.5")
+    refused(run("evaluate", *given, "--methods", "base,magic"), "magic", "vea")
+    refused(run("evaluate", *given, "--methods", "vea"), "profile")
+    refused(run("trace", "--config", str(tmp_path / "no.toml"), *given), "no.toml")
+    refused(run("trace", *given, "--colour", "red"), "--colour")
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_an_unfinished_store_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half.zarr"
+    half = ("--model", str(model), "--benchmark", "digits", "--limit", "6", "--batch-size", "2", "--out", str(out))
+    assert run("trace", *half, "--shard", "0/2").returncode == 0
+    refused(run("analyze", str(out)), "4 of 6", f"interp trace --model {model}")
+    assert run("trace", *half, "--shard", "1/2").returncode == 0
+    assert open_trace(out).sizes["sample"] == 6
 
 
 @pytest.mark.parametrize(
@@ -118,7 +186,7 @@ def test_organisms_train_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "keep"
 
 
-@pytest.mark.parametrize("command", [("demo",), ("trace",), ("organisms", "train")])
+@pytest.mark.parametrize("command", [("demo",), ("trace",), ("profile",), ("analyze",), ("evaluate",), ("organisms", "train")])
 def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_boxes_are_exact_in_original_pixels(shown: Digits) -> None:
         pixels = np.asarray(scene.render(pool)).astype(int)
         for card in scene.cards:
             colour = np.rint(np.array(COLOURS[card.colour]) * card.shade * 255)
-            regions, _ = label((np.abs(pixels - colour) <= 1).all(axis=-1))
+            regions = np.asarray(cast(tuple[np.ndarray, int], label((np.abs(pixels - colour) <= 1).all(axis=-1)))[0])
             middle = regions[(card.box[1] + card.box[3]) // 2, (card.box[0] + card.box[2]) // 2]
             ys, xs = np.nonzero(regions == middle)
             assert middle > 0 and (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == card.box

@@ -1,0 +1,200 @@
+"""What a trace and a table of answers have to say: their analyses in one go, as labelled arrays, and the figures and files made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp import analysis, plots
+from interp.analysis import Profile
+
+STRATA = ("card_size", "contrast")  # knobs that make reading hard; where a benchmark has them, tests are repeated within their terciles
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Analyses of one trace.
+
+    Parameters
+    ----------
+    visibility
+        What preprocessing leaves of the evidence (`interp.analysis.visibility`).
+    shift
+        Mean relative attention per token (layer, section) with interval (paper, Fig. 1).
+    split
+        The same by correctness (paper, Fig. 4).
+    heads
+        Mean AUROC (layer, head) with interval.
+    measures
+        By name, quantities per sample split by correctness: layer means, and of the profiled map where a profile is given.
+    stratified
+        The same within strata of `STRATA`; empty where the trace has no such knobs.
+    profile, disconnect
+        The visual-grounding layers, and the table seen x readable x correct, where a profile is given.
+    readable
+        What a probe read, where it was asked.
+    """
+
+    visibility: xr.Dataset
+    shift: xr.Dataset
+    split: xr.Dataset
+    heads: xr.Dataset
+    measures: Mapping[str, xr.Dataset]
+    stratified: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    profile: Profile | None = None
+    disconnect: xr.Dataset | None = None
+    readable: xr.Dataset | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Methods side by side: `scores` (method,) with intervals, `against` base and inst, and by the profiled map's AUROC.
+
+    `quality` (bin, method) and `effect` (bin,) of `vea` less `inst` are None without a profile, or without these methods.
+    """
+
+    scores: xr.Dataset
+    against: tuple[xr.Dataset, ...]
+    quality: xr.Dataset | None = None
+    effect: xr.Dataset | None = None
+
+
+def analyse(
+    ds: xr.Dataset,
+    profile: Profile | None = None,
+    readable: xr.Dataset | None = None,
+    *,
+    correct: str = "exact_match",
+    allow_overlap: bool = False,
+) -> Findings:
+    """Every analysis of a trace; with a profile also the disconnect.
+
+    Raises
+    ------
+    InterpError
+        The trace has no answers or no evidence, or the profile cannot judge it.
+    """
+    if profile is not None:  # before the work
+        profile.check(ds.attrs, ds["image_id"].values, allow_overlap=allow_overlap)
+    images = ds["image_id"]
+    relative = analysis.rapt(ds)
+    by_head = analysis.grounding(ds, "head")["auroc"]
+    quantities = {"AUROC, mean over layers": analysis.grounding(ds)["auroc"].mean("layer")}
+    if profile is not None:
+        layers = list(profile.layers)
+        coverage = ds["coverage"].compute()
+        quantities = {
+            "AUROC of the profiled map": analysis.auroc(analysis.profiled_map(ds, profile), coverage),
+            "relative attention on evidence": _per_sample(relative, "evidence", layers),
+            "relative attention off evidence": _per_sample(relative, "non-evidence", layers),
+        } | quantities
+    strata = [knob for knob in STRATA if f"knob_{knob}" in ds.coords]
+
+    def split(within: list[str]) -> dict[str, xr.Dataset]:
+        return {name: analysis.by_correctness(values, ds, correct, strata=within) for name, values in quantities.items()}
+
+    table = None
+    if profile is not None:
+        table = analysis.disconnect(ds, profile, readable, correct=correct, allow_overlap=allow_overlap)
+    return Findings(
+        visibility=analysis.visibility(ds),
+        shift=analysis.mean_interval(relative, images).assign_attrs(ds.attrs),
+        split=analysis.by_correctness(relative, ds, correct),
+        heads=analysis.mean_interval(by_head, images).assign_attrs(ds.attrs),
+        measures=split([]),
+        stratified=split(strata) if strata else {},
+        profile=profile,
+        disconnect=table,
+        readable=readable,
+    )
+
+
+def compare_methods(answers: xr.Dataset, score: str = "exact_match") -> Compared:
+    """Methods of an evaluation: their scores, and paired differences from `base` and from `inst` where those were asked."""
+    scores = analysis.mean_interval(answers[score], answers["image_id"]).assign_attrs(answers.attrs)
+    names = [str(name) for name in answers["method"].values]
+    others = [name for name in ("base", "inst") if name in names and len(names) > 1]
+    against = tuple(analysis.compare(answers, name, score) for name in others)
+    quality = effect = None
+    if "profiled_auroc" in answers:
+        shown = answers[score].sel({"method": [name for name in ("base", "inst", "vea") if name in names] or names[:1]})
+        quality = analysis.by_grounding_quality(shown, answers["profiled_auroc"], answers["image_id"]).assign_attrs(answers.attrs)
+        if {"inst", "vea"} <= set(names):
+            # not `sel(method=...)`: that keyword is xarray's own
+            gained = answers[score].sel({"method": "vea"}, drop=True) - answers[score].sel({"method": "inst"}, drop=True)
+            effect = analysis.by_grounding_quality(gained, answers["profiled_auroc"], answers["image_id"]).assign_attrs(answers.attrs)
+            effect["mean"].attrs["long_name"] = "vea less inst"
+    return Compared(scores, against, quality, effect)
+
+
+def draw(found: Findings) -> dict[str, go.Figure]:
+    """Figures of a trace, by file name."""
+    figures = {
+        "attention_shift": plots.attention_shift(found.shift),
+        "evidence_by_correctness": plots.evidence_by_correctness(found.split),
+        "head_grounding": plots.head_grounding(found.heads, found.profile),
+    }
+    return figures | ({"disconnect_table": plots.disconnect_table(found.disconnect)} if found.disconnect is not None else {})
+
+
+def draw_methods(compared: Compared) -> dict[str, go.Figure]:
+    """Figures of an evaluation, by file name."""
+    figures = {"methods": plots.methods(compared.scores, *compared.against)}
+    if compared.quality is not None:
+        figures["accuracy_by_quality"] = plots.accuracy_by_quality(compared.quality, compared.effect)
+    return figures
+
+
+def write_tables(found: Findings, folder: str | Path) -> list[Path]:
+    """The findings as CSV, one row a number, into `folder`."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, xr.Dataset] = {
+        "visibility": found.visibility,
+        "rapt": found.shift,
+        "rapt_by_correctness": found.split,
+        "head_auroc": found.heads,
+        "measures_by_correctness": _stacked(found.measures),
+    }
+    if found.stratified:
+        parts["measures_within_strata"] = _stacked(found.stratified)
+    if found.disconnect is not None:
+        parts["disconnect"] = found.disconnect[["count", "share", "interval"]]
+        parts["disconnect_seen"] = found.disconnect[["seen_share", "seen_interval", "seen_n", "seen_expected", "seen_excess"]]
+        parts["disconnect_outcomes"] = found.disconnect[["outcome_share", "outcome_interval", "outcome_expected"]]
+    return [_csv(part, target / f"{name}.csv") for name, part in parts.items()]
+
+
+def write_methods(compared: Compared, folder: str | Path) -> list[Path]:
+    """An evaluation as CSV into `folder`."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    parts = {"methods": compared.scores}
+    parts |= {f"methods_against_{each.attrs['against']}": each for each in compared.against}
+    parts |= {name: part for name, part in (("quality", compared.quality), ("vea_by_quality", compared.effect)) if part is not None}
+    return [_csv(part, target / f"{name}.csv") for name, part in parts.items()]
+
+
+def _per_sample(relative: xr.DataArray, section: str, layers: list[int]) -> xr.DataArray:
+    return relative.sel(layer=layers).sel(section=section, drop=True).mean("layer")
+
+
+def _stacked(measures: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    names = xr.DataArray(list(measures), dims="measure", name="measure")
+    return xr.concat([each.drop_attrs() for each in measures.values()], dim=names)
+
+
+def _csv(part: xr.Dataset, path: Path) -> Path:
+    """Intervals become two columns, lower and upper, so that the other numbers are not repeated."""
+    flat = part.drop_vars([name for name, variable in part.data_vars.items() if "ci_bound" in variable.dims])
+    for name, variable in part.data_vars.items():
+        if "ci_bound" in variable.dims:
+            for bound in ("lower", "upper"):
+                flat[f"{name}_{bound}"] = variable.sel(ci_bound=bound, drop=True)
+    frame = flat.drop_vars("ci_bound", errors="ignore").to_dataframe()
+    frame.to_csv(path, lineterminator="\n")
+    return path

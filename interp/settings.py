@@ -1,0 +1,117 @@
+"""What a command is told: one model per command, the same for flags, a TOML file and a store's attributes."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from interp.prompts import PromptOrder
+
+METHODS = ("base", "inst", "vea", "vea-shifted", "vea-uniform", "vea-boxes")
+
+
+def _listed(value: Any) -> Any:
+    """``base,vea`` as well as separate words."""
+    words = [value] if isinstance(value, str) else value
+    return [part for word in words for part in word.split(",") if part] if isinstance(words, list | tuple) else value
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def command_line(self, command: str) -> str:
+        """The command that says the same, with what differs from the defaults."""
+        words = ["interp", command]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value == field.get_default() or value is None:
+                continue
+            flag = "--" + name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(flag if value else f"--no-{flag[2:]}")
+            else:
+                words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+        return shlex.join(words)
+
+
+class _Asked(_Settings):
+    """A model, and the benchmark it is asked."""
+
+    model: str
+    """A model that ships with the package (demo/NAME), a local directory, or a Hugging Face id."""
+    benchmark: str
+    """digits or visual-cot."""
+    split: str = "test"
+    """Which part of the benchmark."""
+    limit: Annotated[int | None, Field(ge=1)] = None
+    """The first so many samples only."""
+    annotations: Path | None = None
+    """visual-cot: its annotation file."""
+    images: Path | None = None
+    """visual-cot: its picture folder."""
+    skip_bad: bool = False
+    """visual-cot: leave out, and count, unusable rows."""
+    prompt_order: PromptOrder = "image-first"
+    """Picture before the text, or after it."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Samples per forward pass."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 16
+    """Longest answer, in tokens."""
+    device: str | None = None
+    """Where to compute; by default a GPU where there is one."""
+    dtype: str = "auto"
+    """auto, float32, bfloat16 or float16."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
+
+    def benchmark_options(self) -> dict[str, Any]:
+        """What `interp.load_benchmark` is given besides its name."""
+        options: dict[str, Any] = {"split": self.split, "limit": self.limit}
+        options |= {name: value for name in ("annotations", "images") if (value := getattr(self, name)) is not None}
+        return options | ({"skip_bad": True} if self.skip_bad else {})
+
+    def model_options(self) -> dict[str, Any]:
+        """What `interp.load_vlm` is given besides the name."""
+        return {name: getattr(self, name) for name in ("device", "dtype", "revision", "prompt_order")}
+
+
+class TraceSettings(_Asked):
+    """`interp trace`."""
+
+    out: Path
+    """The Zarr folder to write, or to take up again."""
+    prompt: str = "base"
+    """A wording (base, vea, ...), or a text that holds {question}."""
+    queries: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    """Also keep the rows of further tokens: question, answer, or prompt positions such as -1,-2."""
+    residual: bool = False
+    """Also keep the last prompt token's residual stream."""
+    shard: str | None = None
+    """i/n: only batches i, i + n, ...; several processes may fill one store."""
+
+
+class EvaluateSettings(_Asked):
+    """`interp evaluate`."""
+
+    out: Path
+    """The Zarr folder to write, or to take up again."""
+    methods: Annotated[tuple[str, ...], BeforeValidator(_listed), Parameter(consume_multiple=True, negative="")] = METHODS
+    """Ways to answer, side by side."""
+    profile: Path | None = None
+    """The layers to highlight by, from interp profile; fit it on another split."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Brightness of what the profiled layers do not look at (paper Eq. 4)."""
+    sigma: Annotated[float, Field(gt=0)] = 0.5
+    """Smoothing, in shorter sides of the picture (Eq. 3)."""
+    lam: Annotated[float, Field(gt=0)] = 10.0
+    """How far a map's cell must exceed its neighbours to count as noise (Eq. 2)."""
+    variant: Literal["interp", "authors"] = "interp"
+    """Highlighting as corrected here, or as in the authors' code."""
+    seed: int = 0
+    """For what is drawn at random."""
+    allow_overlap: bool = False
+    """Accept a profile fitted on some of the same pictures; recorded."""
