@@ -40,7 +40,7 @@ def main() -> None:
         "demo": "```\n" + printed + "\n```",
         "organism": organism_table(json.loads((files("interp.organisms") / "llava" / "card.json").read_text(encoding="utf-8"))),
     }
-    blocks |= {block: (RESULTS / file).read_text(encoding="utf-8").strip() for block, file in COSTS.items() if (RESULTS / file).exists()}
+    blocks |= {block: (RESULTS / file).read_text(encoding="utf-8").strip() for block, file in COSTS.items()}
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, text in blocks.items():
         block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"

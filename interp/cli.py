@@ -55,7 +55,7 @@ def demo(*, model: str = "demo/llava", limit: int = 500, out: Path = Path("resul
     """
     from interp.demo import run_demo
 
-    found = run_demo(model, limit, out)
+    found = run_demo(model, limit, _folder(out))
     for table in found.tables:
         _out.print(table)
     _written(found.files, found.notes)
@@ -79,7 +79,7 @@ def trace(*, settings: Annotated[TraceSettings, Flat]) -> None:
         store=settings.out,
         shard=settings.shard,
         settings=settings.model_dump(mode="json"),
-        resume_command=settings.command_line("trace"),
+        resume_command=settings.command_line("trace", without=("shard",)),  # one shard again would not finish it
     )
     _out.print(f"{ds.sizes['sample']} samples, exact match {float(ds['exact_match'].mean()):.3f}", highlight=False)
     _written([settings.out])
@@ -106,6 +106,7 @@ def profile(store: Path, *, out: Path | None = None, fraction: float = 0.1, rule
     found = interp.profile_layers(ds, fraction=fraction, rule=rule)
     _out.print(tables.profile_table(found))
     target = out if out is not None else store.with_suffix(".json")
+    target.parent.mkdir(parents=True, exist_ok=True)
     found.save(target)
     _written([target])
 
@@ -139,6 +140,7 @@ def analyze(
     allow_overlap
         Accept a profile fitted on some of the same pictures; recorded.
     """
+    folder = _folder(out if out is not None else store.with_name(f"{store.stem}-analysis"))
     ds = interp.open_trace(store)
     fitted = interp.analysis.Profile.load(profile) if profile is not None else None
     if readable and fitted is None:
@@ -147,10 +149,9 @@ def analyze(
     found = analyse(ds, fitted, probed, correct=correct, allow_overlap=allow_overlap)
     for table in tables.analysis_tables(found):
         _out.print(table)
-    folder = out if out is not None else store.with_name(f"{store.stem}-analysis")
     files = write_tables(found, folder)
     figures, notes = interp.plots.save(draw(found), folder)
-    _written([*files, *figures], notes)
+    _written([*files, *figures], [*found.notes, *notes])
 
 
 @app.command
@@ -237,7 +238,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)])
     try:
         app.meta(exit_on_error=False, print_error=False)
-    except (InterpError, CycloptsError, ValidationError) as error:
+    except (InterpError, CycloptsError, ValidationError, OSError) as error:
         _err.print(f"[bold red]error:[/] {_escape(_sentence(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -246,7 +247,9 @@ def main() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """A settings model's complaints in one line, as flags; anything else as it is."""
+    """A settings model's complaints in one line, as flags; a file's trouble with its name; anything else as it is."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error} ({error.filename}); check the path, its permissions and the room on the disk."
     cause = error.__cause__ if isinstance(error, CycloptsError) and isinstance(error.__cause__, ValidationError) else error
     if not isinstance(cause, ValidationError):
         return str(error)
@@ -271,6 +274,13 @@ def _probe(attrs: Mapping[str, Any]) -> Any:
     vlm, bench = _asked(settings)
     training = interp.load_benchmark(settings.benchmark, **{**settings.benchmark_options(), "split": "train", "limit": 1500})
     return probed(vlm, training, bench, batch_size=settings.batch_size)
+
+
+def _folder(out: Path) -> Path:
+    """The folder to write to, refused before the work if it is none."""
+    if out.exists() and not out.is_dir():
+        raise InterpError(f"Output {str(out)!r} is a file; give a folder with --out.")
+    return out
 
 
 def _written(files: list[Path], notes: list[str] | None = None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,9 +21,9 @@ from interp.capture.probing import probed
 from interp.findings import Compared, Findings, analyse, compare_methods, draw, draw_methods, write_methods, write_tables
 from interp.interventions import evidence_map, highlight
 from interp.methods import evaluate
+from interp.settings import METHODS, TraceSettings
 from interp.vlm import VLM, load_vlm
 
-METHODS = ("base", "inst", "vea", "vea-shifted", "vea-uniform", "vea-boxes")
 _BATCH = 32
 
 
@@ -53,14 +55,22 @@ def run_demo(model: str, n: int, out: str | Path, *, n_profile: int = 200, n_tra
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
 
-    fitting = load_benchmark("digits", split="profile", limit=n_profile)
-    profile = profile_layers(trace(vlm, fitting, batch_size=_BATCH, store=folder / "profile.zarr", progress=progress))
+    again = shlex.join(["interp", "demo", "--model", model, "--limit", str(n), "--out", str(out)])
+
+    def traced(split: Literal["profile", "test"], asked: Benchmark) -> xr.Dataset:
+        store = folder / f"{split}.zarr"
+        settings = TraceSettings(model=model, benchmark="digits", split=split, limit=len(asked), batch_size=_BATCH, out=store)
+        kept = settings.model_dump(mode="json")
+        return trace(vlm, asked, batch_size=_BATCH, store=store, settings=kept, resume_command=again, progress=progress)
+
+    profile = profile_layers(traced("profile", load_benchmark("digits", split="profile", limit=n_profile)))
     profile.save(folder / "profile.json")
-    ds = trace(vlm, bench, batch_size=_BATCH, store=folder / "test.zarr", progress=progress)
+    ds = traced("test", bench)
 
     training = load_benchmark("digits", split="train", limit=n_train)
     found = analyse(ds, profile, probed(vlm, training, bench, batch_size=_BATCH, progress=progress))
-    answers = evaluate(vlm, bench, METHODS, profile, batch_size=_BATCH, store=folder / "answers.zarr", progress=progress)
+    store = folder / "answers.zarr"
+    answers = evaluate(vlm, bench, METHODS, profile, batch_size=_BATCH, store=store, resume_command=again, progress=progress)
     compared = compare_methods(answers)
 
     figures = draw(found) | draw_methods(compared) | _pictures(vlm, bench, ds, answers, profile)
@@ -68,7 +78,7 @@ def run_demo(model: str, n: int, out: str | Path, *, n_profile: int = 200, n_tra
     stores = [folder / name for name in ("profile.zarr", "profile.json", "test.zarr", "answers.zarr")]
     files = [*stores, *write_tables(found, folder), *write_methods(compared, folder), *drawn]
     printed = [tables.profile_table(profile), *tables.analysis_tables(found), *tables.method_tables(compared)]
-    return Demo(found, compared, answers, printed, files, notes)
+    return Demo(found, compared, answers, printed, files, [*found.notes, *notes])
 
 
 def _pictures(vlm: VLM, bench: Benchmark, ds: xr.Dataset, answers: xr.Dataset, profile: Profile) -> dict[str, go.Figure]:

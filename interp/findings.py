@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import plotly.graph_objects as go
 import xarray as xr
 
 from interp import analysis, plots
 from interp.analysis import Profile
+from interp.analysis.auroc import OverlapRule
+from interp.errors import InterpError
+
+T = TypeVar("T")
 
 STRATA = ("card_size", "contrast")  # knobs that make reading hard; where a benchmark has them, tests are repeated within their terciles
 
@@ -28,7 +33,7 @@ class Findings:
     split
         The same by correctness (paper, Fig. 4).
     heads
-        Mean AUROC (layer, head) with interval.
+        Mean AUROC (layer, head) with interval; None where no sample has evidence.
     measures
         By name, quantities per sample split by correctness: layer means, and of the profiled map where a profile is given.
     stratified
@@ -37,17 +42,20 @@ class Findings:
         The visual-grounding layers, and the table seen x readable x correct, where a profile is given.
     readable
         What a probe read, where it was asked.
+    notes
+        Why a part is missing, a sentence each.
     """
 
     visibility: xr.Dataset
     shift: xr.Dataset
     split: xr.Dataset
-    heads: xr.Dataset
+    heads: xr.Dataset | None
     measures: Mapping[str, xr.Dataset]
     stratified: Mapping[str, xr.Dataset] = field(default_factory=dict)
     profile: Profile | None = None
     disconnect: xr.Dataset | None = None
     readable: xr.Dataset | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,45 +79,55 @@ def analyse(
     correct: str = "exact_match",
     allow_overlap: bool = False,
 ) -> Findings:
-    """Every analysis of a trace; with a profile also the disconnect.
+    """Every analysis of a trace that it allows; with a profile also the disconnect. What it does not allow is said in `notes`.
 
     Raises
     ------
     InterpError
-        The trace has no answers or no evidence, or the profile cannot judge it.
+        The trace has no answers, or the profile is not of this model and prompt order or was fitted on these pictures.
     """
     if profile is not None:  # before the work
         profile.check(ds.attrs, ds["image_id"].values, allow_overlap=allow_overlap)
     images = ds["image_id"]
-    relative = analysis.rapt(ds)
-    by_head = analysis.grounding(ds, "head")["auroc"]
-    quantities = {"AUROC, mean over layers": analysis.grounding(ds)["auroc"].mean("layer")}
-    if profile is not None:
-        layers = list(profile.layers)
-        coverage = ds["coverage"].compute()
-        quantities = {
-            "AUROC of the profiled map": analysis.auroc(analysis.profiled_map(ds, profile), coverage),
-            "relative attention on evidence": _per_sample(relative, "evidence", layers),
-            "relative attention off evidence": _per_sample(relative, "non-evidence", layers),
-        } | quantities
+    rule: OverlapRule = profile.rule if profile is not None else "any"
+    notes: list[str] = []
+
+    def allowed(make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except InterpError as error:
+            notes.append(str(error))
+            return None
+
+    relative = analysis.rapt(ds, rule=rule)
+    by_head = allowed(lambda: analysis.auroc(ds["attention"], ds["coverage"], rule))
+    quantities: dict[str, xr.DataArray] = {}
+    table = None
+    if by_head is not None:
+        if profile is not None:
+            layers, seen = list(profile.layers), analysis.profiled_map(ds, profile)
+            quantities["AUROC of the profiled map"] = analysis.auroc(seen, ds["coverage"], rule)
+            quantities["relative attention on evidence"] = _per_sample(relative, "evidence", layers)
+            quantities["relative attention off evidence"] = _per_sample(relative, "non-evidence", layers)
+            table = allowed(lambda: analysis.disconnect(ds, profile, readable, correct=correct, allow_overlap=allow_overlap, map=seen))
+        by_layer = analysis.auroc(ds["attention"].mean("head"), ds["coverage"], rule)
+        quantities["AUROC, mean over layers"] = by_layer.mean("layer")
     strata = [knob for knob in STRATA if f"knob_{knob}" in ds.coords]
 
     def split(within: list[str]) -> dict[str, xr.Dataset]:
         return {name: analysis.by_correctness(values, ds, correct, strata=within) for name, values in quantities.items()}
 
-    table = None
-    if profile is not None:
-        table = analysis.disconnect(ds, profile, readable, correct=correct, allow_overlap=allow_overlap)
     return Findings(
         visibility=analysis.visibility(ds),
         shift=analysis.mean_interval(relative, images).assign_attrs(ds.attrs),
         split=analysis.by_correctness(relative, ds, correct),
-        heads=analysis.mean_interval(by_head, images).assign_attrs(ds.attrs),
+        heads=analysis.mean_interval(by_head, images).assign_attrs(ds.attrs) if by_head is not None else None,
         measures=split([]),
         stratified=split(strata) if strata else {},
         profile=profile,
         disconnect=table,
         readable=readable,
+        notes=tuple(notes),
     )
 
 
@@ -133,12 +151,13 @@ def compare_methods(answers: xr.Dataset, score: str = "exact_match") -> Compared
 
 def draw(found: Findings) -> dict[str, go.Figure]:
     """Figures of a trace, by file name."""
-    figures = {
-        "attention_shift": plots.attention_shift(found.shift),
-        "evidence_by_correctness": plots.evidence_by_correctness(found.split),
-        "head_grounding": plots.head_grounding(found.heads, found.profile),
-    }
-    return figures | ({"disconnect_table": plots.disconnect_table(found.disconnect)} if found.disconnect is not None else {})
+    figures = {"attention_shift": plots.attention_shift(found.shift)}
+    if found.heads is not None:
+        figures["evidence_by_correctness"] = plots.evidence_by_correctness(found.split)
+        figures["head_grounding"] = plots.head_grounding(found.heads, found.profile)
+    if found.disconnect is not None:
+        figures["disconnect_table"] = plots.disconnect_table(found.disconnect)
+    return figures
 
 
 def draw_methods(compared: Compared) -> dict[str, go.Figure]:
@@ -157,9 +176,9 @@ def write_tables(found: Findings, folder: str | Path) -> list[Path]:
         "visibility": found.visibility,
         "rapt": found.shift,
         "rapt_by_correctness": found.split,
-        "head_auroc": found.heads,
-        "measures_by_correctness": _stacked(found.measures),
     }
+    if found.heads is not None:
+        parts |= {"head_auroc": found.heads, "measures_by_correctness": _stacked(found.measures)}
     if found.stratified:
         parts["measures_within_strata"] = _stacked(found.stratified)
     if found.disconnect is not None:

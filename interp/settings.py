@@ -23,12 +23,12 @@ def _listed(value: Any) -> Any:
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def command_line(self, command: str) -> str:
-        """The command that says the same, with what differs from the defaults."""
+    def command_line(self, command: str, *, without: tuple[str, ...] = ()) -> str:
+        """The command that says the same, with what differs from the defaults, less the fields `without`."""
         words = ["interp", command]
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if value == field.get_default() or value is None:
+            if name in without or value == field.get_default() or value is None:
                 continue
             flag = "--" + name.replace("_", "-")
             if isinstance(value, bool):

@@ -16,7 +16,9 @@ _WIDTH = 100  # a title is not broken before
 
 def analysis_tables(found: Findings) -> list[Table]:
     """What was visible, right and wrong answers apart, and the disconnect where there is one."""
-    tables = [visibility_table(found.visibility), correctness_table(found.measures, found.stratified)]
+    tables = [visibility_table(found.visibility)]
+    if found.measures:
+        tables.append(correctness_table(found.measures, found.stratified))
     if found.disconnect is not None:
         tables += [seen_table(found.disconnect), cells_table(found.disconnect), outcome_table(found.disconnect)]
     if found.readable is not None:

@@ -41,7 +41,8 @@ class VLM:
     prompt_order
         Picture before the text (``image-first``, as in the paper) or after it (``question-first``).
     name, revision
-        Recorded as provenance; by default what the configuration knows.
+        Recorded as provenance, and what a store or a profile is told apart by: by default the name the configuration knows, and a digest
+        of some of the weights.
 
     Raises
     ------
@@ -66,7 +67,7 @@ class VLM:
         self.hf_model = model.eval()
         self.processor = processor
         self.prompt_order: PromptOrder = prompt_order
-        self.revision = getattr(model.config, "_commit_hash", None) or revision or ""  # a branch moves, its commit does not
+        self.revision = revision or _weights_digest(model)
         side = processor.tokenizer.padding_side
         self.wrapper: Any = TransformersModel(model, task="image-text-to-text", processor=processor)
         processor.tokenizer.padding_side = side  # the wrapper turns it to the left; batches here are padded by `collate`
@@ -243,7 +244,8 @@ def load_vlm(
         model = model.to(target)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"Device {str(target)!r} cannot be used here; pass device='cpu', or a device that torch can see.") from error
-    known = revision or (_fingerprint(Path(source)) if _is_folder(source) else None)
+    # A branch moves, its commit does not.
+    known = _fingerprint(Path(source)) if _is_folder(source) else getattr(model.config, "_commit_hash", None) or revision
     return VLM(model, processor, prompt_order, name=str(name), revision=known)
 
 
@@ -269,6 +271,13 @@ def _without_bar() -> Iterator[None]:
     finally:
         if shown:
             transformers.utils.logging.enable_progress_bar()
+
+
+def _weights_digest(model: Any) -> str:
+    """Told apart from another model of the same name: the digest of a few numbers of every parameter."""
+    few = [parameter.detach().flatten()[:4].float() for parameter in model.parameters() if parameter.device.type != "meta"]
+    numbers = torch.cat([each.to(few[0].device) for each in few]).cpu().numpy()
+    return f"weights:{hashlib.sha256(numbers.tobytes()).hexdigest()[:12]}"
 
 
 def _fingerprint(folder: Path) -> str:

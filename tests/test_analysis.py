@@ -134,3 +134,12 @@ def test_figures_hold_the_data_they_were_given() -> None:
     np.testing.assert_allclose(np.asarray(line.y, float), mass.mean(["sample", "head"]).values)
     with pytest.raises(InterpError, match="one sample"):
         interp.plots.attention_over_image(ds, picture)
+
+
+def test_an_interval_needs_two_pictures_with_a_value() -> None:
+    clusters = xr.DataArray(["a", "a", "b", "c"], dims="sample", name="image_id")
+    table = xr.DataArray([[1, 1, np.nan], [2, 2, np.nan], [np.nan, 5, np.nan], [np.nan, np.nan, np.nan]], dims=("sample", "layer"))
+    found = mean_interval(table, clusters)
+    np.testing.assert_allclose(found["mean"], [1.5, 8 / 3, np.nan])
+    assert found["n"].values.tolist() == [2, 3, 0]
+    np.testing.assert_allclose(found["interval"], [[np.nan, 1.5, np.nan], [np.nan, 5.0, np.nan]])  # only a, and only b, drawn

@@ -128,6 +128,7 @@ def test_what_cannot_be_judged_is_refused(model: Path, stores: Path, tmp_path: P
     refused(run("evaluate", *given, "--methods", "base,magic"), "magic", "vea")
     refused(run("evaluate", *given, "--methods", "vea"), "profile")
     refused(run("trace", "--config", str(tmp_path / "no.toml"), *given), "no.toml")
+    refused(run("analyze", "test.zarr", "--out", "profile.json", cwd=stores), "profile.json", "folder")
     refused(run("trace", *given, "--colour", "red"), "--colour")
     assert not (tmp_path / "x.zarr").exists()
 
@@ -136,7 +137,9 @@ def test_an_unfinished_store_says_how_to_go_on(model: Path, tmp_path: Path) -> N
     out = tmp_path / "half.zarr"
     half = ("--model", str(model), "--benchmark", "digits", "--limit", "6", "--batch-size", "2", "--out", str(out))
     assert run("trace", *half, "--shard", "0/2").returncode == 0
-    refused(run("analyze", str(out)), "4 of 6", f"interp trace --model {model}")
+    unfinished = run("analyze", str(out))
+    refused(unfinished, "4 of 6", f"interp trace --model {model}")
+    assert "--shard" not in unfinished.stderr  # the same shard again would not finish it
     assert run("trace", *half, "--shard", "1/2").returncode == 0
     assert open_trace(out).sizes["sample"] == 6
 

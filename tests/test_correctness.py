@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,67 @@ def test_a_split_without_one_group_has_no_difference() -> None:
     assert nobody["n"].values.tolist() == [0, 0] and nobody["mean"].isnull().all() and nobody.attrs["n_undefined"] == 6
 
 
+def test_an_interval_needs_two_pictures_in_its_group() -> None:
+    values = np.arange(8.0)
+    ds = _judged([1, 1, 1, 1, 1, 1, 0, 0], images=[0, 1, 2, 3, 4, 5, 6, 6])  # all that is wrong is of one picture
+    found = by_correctness(_array(ds, values), ds)
+    assert float(found["mean"].sel(group="wrong")) == 6.5 and found["interval"].sel(group="wrong").isnull().all()
+    assert found["interval"].sel(group="correct").notnull().all()
+    assert float(found["difference"]) == -4.0 and found["difference_interval"].isnull().all()
+    two = _judged(ds["exact_match"].values)
+    assert by_correctness(_array(two, values), two)["difference_interval"].notnull().all()
+    # in the stratum b nothing is wrong, so of what is right only the one sample of a is compared
+    cut = _judged([1, 0, 0, 1, 1, 1, 1, 1], kind=["a", "a", "a", *"bbbbb"])
+    within = by_correctness(_array(cut, values), cut, strata=["kind"])
+    assert within["interval"].notnull().all() and float(within["difference"]) == -1.5
+    assert within["difference_interval"].isnull().all()
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_relabellings_without_a_difference_do_not_count(stratified: bool) -> None:
+    right, kind = np.array([1, 0, 0, 1, 1, 0, 0, 1]), np.array(list("aaaabbbb"))
+    sparse = np.array([5.0, 1, np.nan, np.nan, 3, 2.5, np.nan, np.nan])
+    ds = _judged(right, kind=kind)
+    table = _array(ds, np.stack([np.arange(8.0), sparse], axis=1))  # where the other layer has values, every sample is kept
+    strata = ["a", "b"] if stratified else ["ab"]
+
+    def difference(labels: NDArray) -> float:
+        sums, weights = 0.0, 0.0
+        for stratum in strata:
+            groups = [[v for v, r, k in zip(sparse, labels, kind, strict=True) if r == g and k in stratum and v == v] for g in (1, 0)]
+            if all(groups):
+                weight = len(groups[0]) * len(groups[1]) / (len(groups[0]) + len(groups[1]))
+                sums, weights = sums + weight * float(np.mean(groups[0]) - np.mean(groups[1])), weights + weight
+        return sums / weights if weights else np.nan
+
+    if stratified:
+        halves = [set(permutations(right[kind == stratum])) for stratum in strata]
+        every = [np.array([*first, *second]) for first, second in product(*halves)]
+    else:
+        every = [np.array(each) for each in set(permutations(right))]
+    found = np.array([difference(labels) for labels in every])
+    defined = found[~np.isnan(found)]
+    expected = (np.abs(defined) >= abs(difference(right)) - 1e-12).mean()
+    assert 0 < len(defined) < len(every)
+    given = by_correctness(table, ds, strata=["kind"] if stratified else None, n_permutations=20_000, n_resamples=2)
+    assert float(given["difference"][1]) == pytest.approx(difference(right))
+    assert float(given["p_value"][1]) == pytest.approx(expected, abs=0.01)
+
+
+def test_one_sample_without_knobs_and_layers_without_values() -> None:
+    one = traces(n=1, n_layers=3, seed=2)
+    one = one.drop_vars([name for name in one.coords if str(name).startswith("knob_")])
+    found = by_correctness(one["attention"].mean(["head", "token"]).where(one["layer"] != 1), one)
+    assert found["n"].sel(group="correct").values.tolist() == [1, 0, 1] and found["n"].sel(group="wrong").values.tolist() == [0, 0, 0]
+    assert found["mean"].sel(group="correct").notnull().values.tolist() == [True, False, True]
+    for name in ("interval", "difference", "difference_interval", "p_value"):
+        assert found[name].isnull().all(), name
+    many = traces(n=8, n_layers=3, seed=2)
+    partly = by_correctness(many["attention"].mean(["head", "token"]).where(many["layer"] != 1), many)
+    assert partly["p_value"].isnull().values.tolist() == [False, True, False]
+    assert partly["difference_interval"].isnull().all("ci_bound").values.tolist() == [False, True, False]
+
+
 def test_the_split_of_a_trace_finds_the_stronger_attention_of_right_answers() -> None:
     ds = traces(n=60, n_layers=4, n_heads=2, seed=8)
     found = by_correctness(grounding(ds)["auroc"], ds)
@@ -224,10 +286,10 @@ def test_bad_splits_get_one_sentence() -> None:
     bad: list[tuple[Any, Any, dict[str, Any], str]] = [
         (array.mean("sample"), ds, {}, "no dimension 'sample'"),
         (array, ds, {"correct": "luck"}, "no score 'luck'"),
-        (array, ds, {"correct": "entropy"}, "'entropy' is not only 0 and 1"),
+        (array, ds, {"correct": "entropy"}, "`correct` \\(entropy\\) is not only 0 and 1"),
         (array, ds, {"correct": ds["attention"]}, "must be one number per sample"),
         (array, ds, {"strata": ["weight"]}, "Knob 'weight' is unknown to this trace; use arm, cards"),
-        (array, ds.isel(sample=[0, 1]), {}, "not in the trace"),
+        (array, ds.isel(sample=[0, 1]), {}, "Sample '.*' of the array is not in the trace"),
         (array.drop_vars("sample"), ds.isel(sample=[0, 1]), {}, "without names"),
     ]
     for given, trace, options, sentence in bad:

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from interp.capture import open_trace
-from interp.demo import METHODS, Demo, run_demo
+from interp.demo import Demo, run_demo
 from interp.errors import InterpError
 from interp.methods import open_answers
+from interp.settings import METHODS
 
 small = partial(run_demo, "demo/llava", n_profile=30, n_train=150, progress=False)
 

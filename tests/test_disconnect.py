@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -253,6 +254,94 @@ def test_all_answers_right_leaves_the_wrong_ones_undefined(ds: xr.Dataset, profi
     assert (found["seen_n"].sel(group="wrong") == 0).all() and found["seen_share"].sel(group="correct").notnull().all()
 
 
+def test_what_rests_on_one_picture_has_no_interval(ds: xr.Dataset, profile: Profile) -> None:
+    asked = np.flatnonzero(~ds["knob_absent"].values)
+    right = xr.ones_like(ds["exact_match"])
+    right[asked[3]] = 0
+    found = disconnect(ds, profile, correct=right, n_resamples=50)
+    assert (found["seen_n"].sel(group="wrong") == 1).all() and found["seen_share"].sel(group="wrong").notnull().all()
+    for name in ("seen_interval", "excess_interval"):
+        assert found[name].sel(group="wrong").isnull().all() and found[name].sel(group="correct").notnull().all()
+    assert found["outcome_interval"].isnull().all() and found["interval"].notnull().all()
+
+
+def test_one_sample_without_knobs_and_layers_without_values(ds: xr.Dataset, profile: Profile) -> None:
+    bare = ds.drop_vars([name for name in ds.coords if str(name).startswith("knob_")])
+    one = disconnect(bare.isel(sample=[0]), profile, n_resamples=20)
+    assert one["n"].values.tolist() == [1, 1] and one["share"].sum(["seen", "readable", "correct"]).values.tolist() == [1, 1]
+    assert one["interval"].isnull().all() and one["seen_interval"].isnull().all()
+    assert profile.layers == (2, 3)
+    blind = bare.assign(attention=bare["attention"].where(bare["layer"] != 2))
+    last = seen(bare, replace(profile, layers=(3,)))
+    kept = disconnect(blind, profile, n_resamples=20)  # a layer that cannot reach the picture has no say
+    judged = last["seen"].sel(null="placed").dropna("sample")
+    assert float(kept["seen_share"].sel(null="placed", group="all")) == pytest.approx(float(judged.mean()))
+    with pytest.raises(InterpError, match="there is nothing to judge"):
+        disconnect(bare.assign(attention=bare["attention"].where(bare["layer"] < 2)), profile)
+
+
+def test_the_overlap_rule_is_that_of_the_profile(ds: xr.Dataset, profile: Profile) -> None:
+    half = replace(profile, rule="half")
+    verdicts, others = seen(ds, profile, rule="half"), seen(ds, profile)
+    xr.testing.assert_identical(seen(ds, half), verdicts)
+    xr.testing.assert_identical(seen(ds, half, rule="any"), others)
+    assert others.attrs["overlap_rule"] == "any" and not verdicts["auroc"].equals(others["auroc"])
+    found = disconnect(ds, half, n_resamples=20)
+    assert found.attrs["overlap_rule"] == "half" and disconnect(ds, profile, n_resamples=20).attrs["overlap_rule"] == "any"
+    rates = [each["false_positive_rate"].sel(null="placed").where(each["seen"].sel(null="placed").notnull()) for each in (verdicts, others)]
+    assert float(found["seen_expected"].sel(null="placed", group="all")) == pytest.approx(float(rates[0].mean()))
+    assert float(rates[0].mean()) != pytest.approx(float(rates[1].mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize(("rule", "own", "n_null", "best"), [("any", 3 / 4, 4, 1 / 2), ("half", 3 / 4, 3, 1 / 2), ("all", 1.0, 1, 1 / 3)])
+def test_evidence_and_null_boxes_are_cut_at_the_same_shares(rule: OverlapRule, own: float, n_null: int, best: float) -> None:
+    cells = np.array([[10.0 * k, 0, 10.0 * k + 10, 10] for k in range(4)])
+    # shares of the second cell: a half; and of the others' cells 0.6, 0.4, a half, all but rounding
+    boxes = np.array([[0.0, 0, 15, 10], [14, 0, 26, 10], [16, 0, 20, 10], [15, 0, 20, 10], [10, 0, 20 - 1e-10, 10]])
+    found = _strip(cells, boxes, [3.0, 1, 2, 0], rule)
+    assert float(found["auroc"][0]) == pytest.approx(own)
+    assert int(found["n_null"][0]) == n_null and float(found["threshold"][0]) == pytest.approx(best)
+
+
+def test_the_distractor_null_leads_only_where_most_samples_have_one(ds: xr.Dataset, profile: Profile) -> None:
+    asked = np.flatnonzero(~ds["knob_absent"].values)
+    roles = ds["evidence_role"].values.astype(object)
+
+    def headline(n: int, *nulls: str) -> str:
+        few = roles.copy()
+        few[asked[n:]] = np.where(few[asked[n:]] == "distractor", "anchor", few[asked[n:]])
+        return disconnect(ds.assign(evidence_role=(("sample", "evidence"), few)), profile, null=nulls, n_resamples=2).attrs["headline"]
+
+    assert len(asked) == 54
+    assert headline(1, "placed", "distractor") == headline(26, "distractor", "placed") == "placed"
+    assert headline(27, "placed", "distractor") == headline(27, "distractor", "placed") == "distractor"
+    assert headline(54, "placed") == "placed" and headline(1, "distractor") == "distractor"
+
+
+def test_a_map_at_hand_saves_reading_the_attention(ds: xr.Dataset, profile: Profile) -> None:
+    expected = disconnect(ds, profile, n_resamples=20)
+    found = profiled_map(ds, profile)
+    assert found.attrs["layers"] == [2, 3] == profiled_map(ds.isel(sample=0), profile).attrs["layers"]
+    light = ds.drop_vars("attention")
+    xr.testing.assert_identical(disconnect(light, profile, map=found, n_resamples=20), expected)
+    xr.testing.assert_identical(disconnect(light, profile, map=found[::-1], n_resamples=20), expected)  # matched by name
+    with pytest.raises(InterpError, match=r"The map is of layers \[1\], but the profile's are \[2, 3\]"):
+        disconnect(light, profile, map=profiled_map(ds, replace(profile, layers=(1,))))
+    with pytest.raises(InterpError, match="Sample 'planted-5-0' of the trace is not in the map"):
+        disconnect(light, profile, map=found.assign_coords(sample=[f"x{k}" for k in range(60)]))
+
+
+def test_what_another_model_read_is_refused(ds: xr.Dataset, profile: Profile) -> None:
+    read = xr.Dataset({"readable": ds["planted_readable"].astype(float)}, attrs={"model": "planted", "revision": ""})
+    mine = disconnect(ds, profile, read, n_resamples=2)
+    assert mine["readable"].values.tolist() == ["readable", "unreadable"]
+    xr.testing.assert_identical(disconnect(ds, profile, read.drop_attrs(), n_resamples=2), mine)
+    with pytest.raises(InterpError, match="`readable` is of model 'other', but the trace is of 'planted'"):
+        disconnect(ds, profile, read.assign_attrs(model="other"))
+    with pytest.raises(InterpError, match="`readable` is of revision 'abc', but the trace is of ''"):
+        disconnect(ds, profile, read.assign_attrs(revision="abc"))
+
+
 def test_a_profile_of_other_things_or_of_these_pictures_is_refused(ds: xr.Dataset, profile: Profile) -> None:
     with pytest.raises(InterpError, match="Profile is of model 'planted', but this is 'other'"):
         disconnect(ds.assign_attrs(model="other"), profile)
@@ -267,11 +356,11 @@ def test_a_profile_of_other_things_or_of_these_pictures_is_refused(ds: xr.Datase
 def test_what_cannot_be_judged_is_named(ds: xr.Dataset, profile: Profile) -> None:
     with pytest.raises(InterpError, match="Null 'random' is unknown; use placed or distractor"):
         disconnect(ds, profile, null="random")
-    with pytest.raises(InterpError, match="no score 'rouge'"):
+    with pytest.raises(InterpError, match="no score 'rouge' per sample"):
         disconnect(ds, profile, correct="rouge")
     with pytest.raises(InterpError, match="`correct` \\(entropy\\) is not only 0 and 1"):
         disconnect(ds, profile, correct="entropy")
-    with pytest.raises(InterpError, match="`readable` says nothing of sample 'planted-5-3'"):
+    with pytest.raises(InterpError, match="Sample 'planted-5-3' of the trace is not in `readable`"):
         disconnect(ds, profile, ds["planted_readable"][:3].astype(float))
     with pytest.raises(InterpError, match="`readable` has dimensions"):
         disconnect(ds, profile, ds["coverage"])
@@ -281,35 +370,39 @@ def test_what_cannot_be_judged_is_named(ds: xr.Dataset, profile: Profile) -> Non
 
 def test_the_edges_of_the_percentile() -> None:
     """Rank 1 among all up to 19 null values, then the 95th percentile: the rule's chance is 1 / (n + 1), and from there at most 5 %."""
-    box = np.array([[0.0, 0, 10, 10]])
     chances = []
     for n in (1, 2, 3, 4, 18, 19, 20, 40):
         side = n + 1  # a strip of cells, one box each: the first is the evidence
         strip = np.array([[10.0 * k, 0, 10.0 * k + 10, 10] for k in range(side)])
-        rates = [_strip_verdict(strip, box, rank) for rank in range(side)]
+        rates = [_strip_verdict(strip, rank) for rank in range(side)]
         chances.append(np.mean([verdict for verdict, _ in rates]))
         assert rates[0][1] == pytest.approx(chances[-1])  # what it says is what it does
     assert chances[:5] == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 19])
     assert all(chance <= 0.05 + 1e-12 for chance in chances[5:]) and all(a >= b for a, b in pairwise(chances[:6]))
 
 
-def _strip_verdict(strip: np.ndarray, box: np.ndarray, rank: int) -> tuple[float, float]:
+def _strip_verdict(strip: np.ndarray, rank: int) -> tuple[float, float]:
     """Verdict and stated chance where the evidence, the first of the strip's cells, has `rank` smaller values among the others."""
-    n = len(strip)
-    values = np.delete(np.arange(n, dtype=float), rank)
+    values = np.delete(np.arange(len(strip), dtype=float), rank)
+    found = _strip(strip, strip, [float(rank), *values])
+    return float(found["seen"][0]), float(found["false_positive_rate"][0])
+
+
+def _strip(cells: np.ndarray, boxes: np.ndarray, scores: list[float], rule: OverlapRule = "any") -> xr.Dataset:
+    """Verdict of the distractor null on one sample: tokens in a row, the first box the evidence and the others distractors."""
+    n, size = len(cells), (10 * len(cells), 10)
     ds = xr.Dataset(
         {
-            "coverage": (("sample", "token"), [[1.0, *[0.0] * (n - 1)]]),
-            "evidence_box": (("sample", "evidence", "corner"), strip[None]),
-            "evidence_image": (("sample", "evidence"), np.zeros((1, n), int)),
-            "evidence_role": (("sample", "evidence"), np.array([["evidence", *["distractor"] * (n - 1)]])),
-            "image_size": (("sample", "image", "axis"), [[[10 * n, 10]]]),
+            "coverage": (("sample", "token"), coverage(cells, boxes[:1], size)[None]),
+            "evidence_box": (("sample", "evidence", "corner"), boxes[None]),
+            "evidence_image": (("sample", "evidence"), np.zeros((1, len(boxes)), int)),
+            "evidence_role": (("sample", "evidence"), np.array([["evidence", *["distractor"] * (len(boxes) - 1)]])),
+            "image_size": (("sample", "image", "axis"), [[size]]),
         },
         coords={
             "sample": ["strip"],
-            "token_box": (("sample", "token", "corner"), strip[None]),
+            "token_box": (("sample", "token", "corner"), cells[None]),
             "image_index": (("sample", "token"), np.zeros((1, n), int)),
         },
     )
-    found = seen(ds, None, n_null=5, map=xr.DataArray([[float(rank), *values]], dims=("sample", "token"))).sel(null="distractor")
-    return float(found["seen"][0]), float(found["false_positive_rate"][0])
+    return seen(ds, None, n_null=5, map=xr.DataArray([scores], dims=("sample", "token")), rule=rule).sel(null="distractor")

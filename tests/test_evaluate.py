@@ -164,6 +164,9 @@ def test_boxes_highlight_the_evidence_and_leave_a_picture_without_it(answers: xr
     boxes, inst = (answers.isel(sample=-1).sel({"method": name}) for name in ("vea-boxes", "inst"))
     assert float(boxes["mean_gain"]) == 1
     assert str(boxes["prediction"].item()) == str(inst["prediction"].item())
+    theirs = evaluate(vlm, bench[-1:], ["inst", "vea-boxes"], variant="authors", max_new_tokens=STEPS)
+    assert (theirs["mean_gain"] == 1).all(), "their constant map would dim it all"
+    assert theirs["reference_logprob"].values[1, 0] == theirs["reference_logprob"].values[0, 0]
     picture = samples(1, seed=7)[0].open_images()[0].resize((60, 60))
     marked = Sample("marked", picture, "what is the digit", "one", boxes=[(16, 0, 44, 28)])
     one = interp.trace(vlm, [marked], answers=False).isel(sample=0)
@@ -256,6 +259,80 @@ def test_a_method_of_several_passes(vlm: VLM, bench: list[Sample]) -> None:
     assert said(found, "mine") == vlm.generate(halves, "2 words : {question}", max_new_tokens=STEPS)
 
 
+def lone(answer: Any, **options: Any) -> Method:
+    return Method("mine", "of a test", answer, **options)
+
+
+def bare_reply(batch: Batch) -> list[Reply]:
+    return [Reply(np.array([5, 3])) for _ in batch.samples]
+
+
+def test_a_reply_without_numbers_has_nan(vlm: VLM, bench: list[Sample]) -> None:
+    mine = lone(bare_reply, records={"told": (), "kind": ("short", "long")})
+    found = evaluate(vlm, bench[:2], ["base", mine], max_new_tokens=2).sel({"method": "mine"})
+    for name in ("reference_logprob", "reference_logprob_mean", "entropy", "mean_gain", "told"):
+        assert np.isnan(found[name].values).all(), name
+    assert found["kind"].values.tolist() == ["", ""]
+    assert (found["seconds"] > 0).all()
+    assert found["prediction"].values.tolist() == [vlm.decode(torch.tensor([[5, 3]]))[0]] * 2
+
+
+def test_a_reply_that_stands_for_two_methods_is_charged_to_each(vlm: VLM, bench: list[Sample]) -> None:
+    def slower(batch: Batch) -> Sequence[Reply]:
+        batch.ask("describe")
+        for reply in batch.base:
+            reply.numbers["mean_gain"] = 7.0  # a method's own business
+        return batch.base
+
+    found = evaluate(vlm, bench[:2], ["base", lone(slower)], max_new_tokens=2)
+    assert (found["seconds"].sel({"method": "mine"}) != found["seconds"].sel({"method": "base"})).all()
+    assert (found["mean_gain"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lone(lambda batch: [*bare_reply(batch), Reply(np.array([3]))]), "'mine' gave 3 replies to a batch of 2 samples"),
+        (lone(lambda batch: bare_reply(batch)[:1]), "'mine' gave 1 replies to a batch of 2 samples"),
+        (
+            lone(lambda batch: [Reply(np.array([5, 5, 3])) for _ in batch.samples]),
+            "'mine' replied to sample 'synthetic-0-0' with 3 tokens, more than max_new_tokens=2",
+        ),
+        (
+            lone(lambda batch: [Reply(np.array([3]), {"kind": 2.0}) for _ in batch.samples], records={"kind": ("short", "long")}),
+            "'mine' recorded kind=2 for sample 'synthetic-0-0', which has no meaning; record 0 to 1",
+        ),
+    ],
+    ids=["too many", "too few", "too long", "no meaning"],
+)
+def test_replies_that_cannot_be_kept(vlm: VLM, bench: list[Sample], method: Method, message: str) -> None:
+    with pytest.raises(InterpError, match=message):
+        evaluate(vlm, bench[:2], [method], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", ["entropy", "prediction", "sample", "image_id", "profiled_auroc", "exact_match", "knob_cards", "method"])
+def test_a_record_cannot_take_the_name_of_a_variable(vlm: VLM, bench: list[Sample], name: str) -> None:
+    with pytest.raises(InterpError, match=f"'mine' records '{name}', which the answers hold already"):
+        evaluate(vlm, bench[:1], [lone(bare_reply, records={name: ()})])
+
+
+def test_two_methods_cannot_record_the_same_name(vlm: VLM, bench: list[Sample], profile: Profile) -> None:
+    with pytest.raises(InterpError, match="'vea-shifted' and 'mine' both record 'shift_role'"):
+        evaluate(vlm, bench[:1], ["vea-shifted", lone(bare_reply, records={"shift_role": ()})], profile)
+
+
+def test_half_precision(bench: list[Sample]) -> None:
+    half = tiny_vlm(dtype=torch.bfloat16)
+    own = interp.profile_layers(interp.trace(half, samples(4, seed=9), answers=False), 0.5)
+    found = evaluate(half, bench[:2], ["base", "vea"], own, max_new_tokens=2)
+    traced = interp.trace(half, bench[:2], max_new_tokens=2)
+    assert found.attrs["dtype"] == traced.attrs["dtype"] == "bfloat16"
+    assert said(found, "base") == traced["prediction"].values.astype(object).tolist()
+    np.testing.assert_array_equal(found["reference_logprob"].values[0], traced["reference_logprob"])
+    np.testing.assert_array_equal(found["entropy"].values[0], traced["entropy"])
+    assert np.isfinite(found["reference_logprob"].values).all() and (found["mean_gain"].values[1] < 1).all()
+
+
 def test_shared_work_is_done_once_and_charged_to_each(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
@@ -336,6 +413,29 @@ def test_a_finished_store_needs_no_forward_pass(vlm: VLM, bench: list[Sample], t
     monkeypatch.setattr(vlm.hf_model, "forward", never)
     monkeypatch.setattr(vlm, "encode", never)
     same(evaluate(vlm, bench[:2], ["base"], max_new_tokens=1, store=tmp_path / "a.zarr"), first)
+
+
+def test_other_pictures_are_refused(vlm: VLM, bench: list[Sample], tmp_path: Path) -> None:
+    def run(asked: list[Sample], after: int) -> xr.Dataset:
+        return evaluate(vlm, asked, [failing("own", after)], batch_size=2, max_new_tokens=1, store=tmp_path / "a.zarr")
+
+    def repainted(k: int) -> list[Sample]:
+        one = bench[k]
+        picture = one.open_images()[0].point(lambda level: 255 - level)
+        known = {"image_id": one.image_id, "dataset": one.dataset, "split": one.split, "knobs": one.knobs}
+        return [*bench[:k], Sample(one.id, picture, one.question, one.references, one.regions, **known), *bench[k + 1 : 4]]
+
+    with pytest.raises(Interrupted):
+        run(bench[:4], 1)
+    with pytest.raises(StoreError, match="a.zarr' was begun with another picture of sample 'synthetic-0-3'"):
+        run(repainted(3), 9)
+    with pytest.raises(StoreError, match="2 of 4"):
+        open_answers(tmp_path / "a.zarr")
+    run(bench[:4], 9)
+    for place in (0, 2, 3):
+        with pytest.raises(StoreError, match=f"another picture of sample 'synthetic-0-{place}'"):
+            run(repainted(place), 0)
+    assert run(repainted(1), 0).sizes["sample"] == 4, "the limit that the docstring names"
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_what_no_token_stands_for_is_nan_and_keeps_its_gain() -> None:
 
 @pytest.mark.parametrize(("variant", "level"), [("interp", 1), ("authors", 0)])
 @pytest.mark.parametrize("smooth", [True, False])
-def test_a_constant_map_dims_nothing(variant: str, level: int, smooth: bool) -> None:
+def test_a_constant_map_dims_nothing_and_the_authors_everything(variant: str, level: int, smooth: bool) -> None:
     one = whole((24, 36), 6, 6)
     assert (evidence_map(one, tokens(np.full(36, 0.02)), variant=variant, smooth=smooth) == level).all()
     noise = np.random.default_rng(0).uniform(-1e-9, 1e-9, 36)  # what single precision leaves of a constant

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from interp.analysis.probe import fit_probe, readable
 from interp.benchmarks.sample import Region, Sample
 from interp.capture.features import token_features
+from interp.capture.probing import probed
 from interp.errors import BenchmarkError, InterpError
 from interp.geometry import coverage
 from interp.testing import samples, tiny_vlm
@@ -119,6 +120,37 @@ def test_several_pictures_regions_out_of_sight_and_the_limit(vlm: VLM) -> None:
         token_features(vlm, [])
     with pytest.raises(InterpError, match="batch_size \\(0\\)"):
         token_features(vlm, [two], batch_size=0)
+
+
+def test_features_in_half_precision() -> None:
+    half, single = (token_features(tiny_vlm(dtype=dtype), samples(3)) for dtype in (torch.bfloat16, torch.float32))
+    assert half["features"].dtype == np.float32 and half.attrs["dtype"] == "bfloat16"
+    assert (half["features"].isnull() == single["features"].isnull()).all()
+    scale = float(np.abs(single["features"]).max())
+    np.testing.assert_allclose(half["features"], single["features"], atol=0.05 * scale)
+
+
+def _scene(name: str, digit: int, **knobs: Any) -> Sample:
+    """A picture whose grey is its digit."""
+    noise = np.random.default_rng(digit).integers(0, 40, (28, 28, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise + np.uint8(digit * 60))
+    return Sample(name, picture, "what is it", str(digit), [Region((0, 0, 28, 28), "evidence", str(digit))], image_id=name, knobs=knobs)
+
+
+def test_probed_leaves_out_scenes_with_a_prior(vlm: VLM) -> None:
+    fair = [_scene(f"fair-{k}", k % 3, prior_digit=-1) for k in range(6)] + [_scene("plain", 1)]
+    lying = [_scene(f"prior-{k}", k % 3, prior_digit=(k + 1) % 3) for k in range(6)]
+    # what the probe would learn of them: the wrong word for every grey
+    lying = [Sample(s.id, _scene("", (k + 1) % 3).images, "what is it", "0", s.regions, knobs=s.knobs) for k, s in enumerate(lying)]
+    asked = [_scene(f"test-{k}", k % 3) for k in range(5)]
+    found = probed(vlm, [*lying, *fair], asked, batch_size=4, progress=False)
+    by_hand = readable(fit_probe(token_features(vlm, fair), roles=("evidence",)), token_features(vlm, asked))
+    xr.testing.assert_allclose(found, by_hand)
+    assert found["reading"].values.tolist() == by_hand["reading"].values.tolist() == ["0", "1", "2", "0", "1"]
+    misled = readable(fit_probe(token_features(vlm, [*lying, *fair]), roles=("evidence",)), token_features(vlm, asked))
+    assert misled["reading"].values.tolist() != found["reading"].values.tolist(), "leaving them out matters"
+    with pytest.raises(BenchmarkError, match="No training sample is free of a prior"):
+        probed(vlm, lying, asked)
 
 
 def test_a_probe_reads_parts_wholes_and_nothing_else() -> None:

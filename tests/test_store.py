@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -224,8 +225,9 @@ def test_a_shard_alone_returns_its_samples(vlm: VLM, tmp_path: Path) -> None:
     assert part["sample"].values.tolist() == ["synthetic-0-2", "synthetic-0-3"]
     assert part.attrs["store_state"] == "shard 1/2 only; 2 of 5 samples of the store are done"
     equal(part, whole.isel(sample=[2, 3]))
-    with pytest.raises(StoreError, match="2 of 5 samples are done"):
+    with pytest.raises(StoreError, match="2 of 5 samples are done") as error:
         open_trace(path)
+    assert "shard=" not in str(error.value), "whoever resumes it finishes it"
     equal(interp.trace(vlm, samples(5), store=path, shard="0/2", **options), whole)
 
 
@@ -346,10 +348,13 @@ def test_only_what_is_missing_is_done_again(
     assert passes == [2, 1], "a finished store is opened and no more"
 
 
-def test_a_sample_whose_file_is_gone_is_done_again(vlm: VLM, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("harm", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["gone", "empty"])
+def test_a_sample_whose_file_is_gone_or_empty_is_done_again(
+    vlm: VLM, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], Any]
+) -> None:
     path = tmp_path / "run.zarr"
     interrupted(vlm, path, 3, monkeypatch)
-    (path / "trace" / "attention" / "c.0.0.0.0").unlink()
+    harm(path / "trace" / "attention" / "c.0.0.0.0")
     assert Store(path).todo().tolist() == [0, 3, 4]
     interp.trace(vlm, samples(5), batch_size=2, max_new_tokens=3, store=path)
     same(path, finished)
@@ -386,6 +391,49 @@ def test_another_model_or_benchmark_is_refused(vlm: VLM, finished: Path) -> None
         interp.trace(tiny_vlm(prompt_order="question-first"), samples(5), **options)
 
 
+def repainted(*places: int) -> list[interp.Sample]:
+    """The five samples, asked the same, some of them about a picture of another colour."""
+    bench = samples(5)
+    for k in places:
+        one = bench[k]
+        other = one.open_images()[0].point(lambda level: 255 - level)
+        bench[k] = interp.Sample(
+            one.id,
+            other,
+            one.question,
+            one.references,
+            one.regions,
+            image_id=one.image_id,
+            dataset=one.dataset,
+            split=one.split,
+            knobs=one.knobs,
+        )
+    return bench
+
+
+def test_other_pictures_are_refused(vlm: VLM, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.zarr"
+    interrupted(vlm, path, 2, monkeypatch)  # the first batch of two
+    before = files(path)
+    options: dict[str, Any] = {"batch_size": 2, "max_new_tokens": 3}
+    with pytest.raises(StoreError, match=r"run.zarr' was begun with another picture of sample 'synthetic-0-3'; use the pictures"):
+        interp.trace(vlm, repainted(3), store=path, **options)
+    assert files(path) == before, "nothing of the batch was written"
+    for place in (0, 2, 4):
+        with pytest.raises(StoreError, match=f"another picture of sample 'synthetic-0-{place}'"):
+            interp.trace(vlm, repainted(place), store=finished, **options)
+    assert interp.trace(vlm, repainted(1), store=finished, **options).sizes["sample"] == 5, "the limit that the docstring names"
+    equal(interp.trace(vlm, samples(5), store=path, **options), open_trace(finished), atol=0)
+
+
+def test_another_sample_of_a_batch_that_is_redone_is_compared_too(vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.zarr"
+    interrupted(vlm, path, 2, monkeypatch)
+    (path / "trace" / "attention" / "c.0.0.0.0").unlink()
+    with pytest.raises(StoreError, match="another picture of sample 'synthetic-0-1'"):
+        interp.trace(vlm, repainted(1), batch_size=2, max_new_tokens=3, store=path)
+
+
 # ------------------------------------------------------------------------------------------------------- damage
 
 
@@ -404,6 +452,17 @@ def renamed(store: Path) -> None:
     )
 
 
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flipped(file: Path) -> None:
+    """One bit in the middle of the file's first chunk."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 8] ^= 4
+    file.write_bytes(content)
+
+
 def worse_than_certain(store: Path) -> None:
     zarr.open_array(store, path="scores/reference_logprob", mode="r+")[1] = 0.5
 
@@ -420,6 +479,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "wrong dimensions": (renamed, "coverage: dim position 1: expected 'token', got 'word'"),
     "marker": (lambda store: (store / "capture/done/c.3").unlink(), "'capture/done' lacks 1 of its 5 chunk files"),
     "attention": (lambda store: (store / "trace/attention/c.3.0.0.0").unlink(), "'trace/attention' lacks 1 of its 5 chunk files"),
+    "empty marker": (lambda store: (store / "capture/done/c.3").write_bytes(b""), "'capture/done' lacks 1 of its 5 chunk files"),
+    "empty attention": (
+        lambda store: (store / "trace/attention/c.3.0.0.0").write_bytes(b""),
+        "'trace/attention' lacks 1 of its 5 chunk files (missing or empty)",
+    ),
+    "empty text": (lambda store: (store / "trace/question/c.0").write_bytes(b""), "'trace/question' lacks 1 of its 1 chunk files"),
+    "truncated score": (lambda store: truncated(store / "scores/entropy/c.0"), "'entropy' cannot be read ("),
+    "truncated names": (lambda store: truncated(store / "trace/sample/c.0"), "it cannot be opened ("),
     "range": (worse_than_certain, "reference_logprob: outside -inf to 0"),
     "provenance": (lambda store: edit(store / "zarr.json", lambda meta: meta["attributes"].pop("identity")), "that interp did not write"),
 }
@@ -434,6 +501,48 @@ def test_a_damaged_store_is_refused_in_one_sentence(copy: Path, case: str) -> No
         open_trace(copy)
     said = str(error.value)
     assert words in said and str(copy) in said and "\n" not in said
+
+
+@pytest.mark.parametrize("harm", [truncated, flipped])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("attention", "c.3.0.0.0"), ("answer_ids", "c.3.0"), ("coverage", "c.0.0"), ("question", "c.0"), ("segment", "c.0.0")],
+)
+def test_a_damaged_chunk_is_one_sentence_where_it_is_read(copy: Path, name: str, file: str, harm: Callable[[Path], None]) -> None:
+    harm(copy / "trace" / name / file)
+    ds = open_trace(copy)
+    for act in (lambda: ds[name].values, lambda: ds[name].sel(sample="synthetic-0-3").load(), lambda: ds[name].isel(sample=[3, 1]).load()):
+        with pytest.raises(StoreError) as error:
+            act()
+        said = str(error.value)
+        assert f"Store {str(copy)!r} is damaged: {name!r} cannot be read (" in said and "\n" not in said
+        assert said.endswith("restore it from a copy, or delete it and make it again with: interp trace --out run.zarr")
+    if name in ("attention", "answer_ids"):
+        assert ds[name].isel(sample=2).load().sizes, "the other samples can be read"
+
+
+@pytest.mark.parametrize("act", [lambda ds: interp.profile_layers(ds), lambda ds: interp.analysis.rapt(ds)], ids=["profile", "rapt"])
+def test_an_analysis_of_a_damaged_trace_ends_in_one_sentence(copy: Path, act: Callable[[xr.Dataset], Any]) -> None:
+    act(open_trace(copy))
+    truncated(copy / "trace/attention/c.3.0.0.0")
+    with pytest.raises(StoreError, match=r"'attention' cannot be read \("):
+        act(open_trace(copy))
+
+
+def test_what_is_read_from_a_store_can_be_chosen_in_every_way(finished: Path) -> None:
+    ds, whole = open_trace(finished), open_trace(finished).load()
+    points = {"sample": xr.DataArray([4, 0, 4], dims="point"), "token": xr.DataArray([1, 2, 0], dims="point")}
+    for name in ("coverage", "segment", "token_text", "token_box"):
+        for how in ({"sample": 2}, {"sample": [3, 1]}, {"sample": slice(1, None, 2), "token": [5, 0]}, {"sample": 0, "token": -1}, points):
+            xr.testing.assert_identical(ds[name].isel(how).load(), whole[name].isel(how))
+
+
+def test_a_lazy_trace_can_be_copied_changed_and_sent(finished: Path) -> None:
+    ds, whole = open_trace(finished), open_trace(finished).load()
+    xr.testing.assert_identical(pickle.loads(pickle.dumps(ds)).load(), whole)
+    copied = ds.copy(deep=True)
+    copied["entropy"][0] = 9.0
+    assert float(copied["entropy"][0]) == 9 and float(ds["entropy"][0]) == float(whole["entropy"][0])
 
 
 def test_what_is_no_store_is_refused(vlm: VLM, finished: Path, tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ def test_settings_are_kept(vlm: VLM) -> None:
         ({"shard": "x"}, "shard='x' is not understood"),
         ({"queries": "words"}, "queries='words' is not understood"),
         ({"queries": "answer", "answers": False}, "drop answers=False"),
+        ({"queries": []}, r"queries=\[\] asks for no position"),
         ({"queries": [999]}, "Query position 999 is outside a prompt of"),
         ({"batch_size": 0}, "must be 1 or more"),
         ({"prompt": "nope"}, "Prompt 'nope' is unknown"),

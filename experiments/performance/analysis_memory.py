@@ -7,11 +7,12 @@ Writes into the folder:
                            if that is larger (extrapolated, see below)
     analysis_memory.md     the same as a table, with the sizes and the machine
 
-The store is synthetic: attention (sample, layer, head, token) in half precision, one shard per sample and one chunk per layer, as
-`interp.trace` writes it, with the labels, regions and scores that analyses read. By default it has 2,000 samples x 28 layers x 28 heads
-x 1,200 tokens (3.8 GB of attention), or as many samples as three quarters of the free disk hold; where that is fewer than `--samples`,
-each peak is also extrapolated along the line through it and the peak at half as many samples. Each analysis runs in a process of its own;
-its peak is the largest resident memory (VmHWM) above what was resident once everything was imported and the store was open. Linux only.
+The store is synthetic, planted traces in the format that `interp.trace` writes, and is opened as any other (`interp.open_trace`, which
+checks it against the schema): attention (sample, layer, head, token) in half precision, one shard per sample and one chunk per layer,
+with the labels, regions and scores that analyses read. By default it has 2,000 samples x 28 layers x 28 heads x 1,200 tokens (3.8 GB of
+attention), or as many samples as three quarters of the free disk hold; where that is fewer than `--samples`, each peak is also
+extrapolated along the line through it and the peak at half as many samples. Each analysis runs in a process of its own; its peak is the
+largest resident memory (VmHWM) above what was resident once everything was imported and the store was open. Linux only.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -39,17 +41,20 @@ import xarray as xr
 import zarr
 from rich.console import Console
 from rich.progress import track
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 import interp
 from interp import analysis
+from interp.errors import InterpError
+from interp.findings import analyse
 
 LIMIT = 2048.0  # MB above import
-_PICTURE = (640, 480)
-_TEXT = {"template": 4, "question": 60, "instruction": 112}  # tokens around the picture's; as long as the paper's base prompt
-_SEGMENTS = ("system", "image", "question", "instruction", "template")
-_CHUNK = 64 << 20  # bytes of one dask chunk, as a stored trace is opened
+_CHUNK = {"text": 1 << 16, "number": 1 << 18}  # elements of what is stored beside the attention
+_KEYS: dict[str, Any] = {"name": "default", "configuration": {"separator": "."}}
+_FEATURES = 4096  # of one region, as wide as a 7B model
+
+_TEXT = np.dtypes.StringDType()
 
 app = cyclopts.App(name="analysis_memory", help=__doc__)
 _out = Console(soft_wrap=True)
@@ -59,7 +64,7 @@ def _profile(ds: xr.Dataset) -> analysis.Profile:
     """A profile of the middle layers, as if fitted elsewhere."""
     n = ds.sizes["layer"]
     identity = {key: str(ds.attrs.get(key, "")) for key in ("model", "revision", "prompt_order")}
-    return analysis.Profile(tuple(range(n // 2, n // 2 + 3)), (0.5,) * n, (), ("elsewhere",), 0.1, "any", 0, identity)
+    return analysis.Profile(tuple(range(n // 2, n)[:3]), (0.5,) * n, (), ("elsewhere",), 0.1, "any", 0, identity)
 
 
 def _per_head(ds: xr.Dataset, *more: int) -> xr.DataArray:
@@ -67,6 +72,29 @@ def _per_head(ds: xr.Dataset, *more: int) -> xr.DataArray:
     shape = (*(ds.sizes[dim] for dim in ("sample", "layer", "head")), *more)
     values = np.random.default_rng(0).random(shape, dtype=np.float32)
     return xr.DataArray(values, dims=("sample", "layer", "head", "section")[: len(shape)], coords={"sample": ds["sample"]})
+
+
+def _answers(ds: xr.Dataset) -> xr.Dataset:
+    """Answers of ten methods, scored at random."""
+    scores = np.random.default_rng(0).integers(0, 2, (10, ds.sizes["sample"])).astype(float)
+    return xr.Dataset({"exact_match": (("method", "sample"), scores)}, {"method": ["base", *"abcdefghi"], "image_id": ds["image_id"]})
+
+
+def _read(ds: xr.Dataset) -> xr.Dataset:
+    """A probe fitted on a few pictures, applied to features as large as those of every region."""
+    shape = (*ds["evidence_text"].shape, _FEATURES)
+    features = xr.Dataset(
+        {"features": (("sample", "region", "feature"), np.random.default_rng(0).random(shape, dtype=np.float32))},
+        {
+            "region_text": (("sample", "region"), ds["evidence_text"].values),
+            "region_role": (("sample", "region"), ds["evidence_role"].values),
+            "sample": ds["sample"],
+            "image_id": ds["image_id"],
+        },
+    )
+    few = features.isel(sample=slice(40))
+    names = np.array([f"elsewhere-{k}" for k in range(few.sizes["sample"])])
+    return analysis.readable(analysis.fit_probe(few.assign_coords(image_id=("sample", names))), features)
 
 
 ANALYSES: dict[str, Callable[[xr.Dataset], Any]] = {
@@ -86,98 +114,73 @@ ANALYSES: dict[str, Callable[[xr.Dataset], Any]] = {
     "mean_interval, heads x 9 sections": lambda ds: analysis.mean_interval(_per_head(ds, 9), ds["image_id"]),
     "by_grounding_quality": lambda ds: analysis.by_grounding_quality(ds["exact_match"], ds["entropy"] / 10, ds["image_id"], (0, 0.5, 1)),
     "seen": lambda ds: analysis.seen(ds, _profile(ds)),
+    "readable": _read,
     "disconnect": lambda ds: analysis.disconnect(ds, _profile(ds)),
+    "disconnect, map given": lambda ds: analysis.disconnect(ds, _profile(ds), map=analysis.profiled_map(ds, _profile(ds))),
+    "compare, ten methods": lambda ds: analysis.compare(_answers(ds)),
+    "all of interp analyze": lambda ds: analyse(ds, _profile(ds)),
 }
 
 
-def write_store(path: Path, n: int, layers: int, heads: int, tokens: int, seed: int = 0) -> None:
-    """The synthetic store. Attention is drawn for a few samples and repeated: what is read costs the same."""
+def write_store(path: Path, n: int, layers: int, heads: int, tokens: int, seed: int = 0) -> int:
+    """Write the synthetic store and return its tokens per sample, at most `tokens`.
+
+    Attention is drawn for a few samples and repeated: what is read costs the same.
+
+    Raises
+    ------
+    InterpError
+        `tokens` leaves no room for a picture.
+    """
+    from interp.testing import planted  # brings torch, which the measured processes should not hold
+
+    words = planted(n=1, side=1).sizes["token"] - 1
+    side = int(max(tokens - words, 0) ** 0.5)
+    if side < 2:
+        raise InterpError(f"tokens={tokens} leaves no room for a picture; use {words + 4} or more.")
+    ds = planted(n=n, n_layers=1, n_heads=1, side=side, seed=seed).drop_dims(["layer", "head"])
+    ds = ds.assign_coords(layer=np.arange(layers), head=np.arange(heads), layer_kind=("layer", np.full(layers, "full").astype(_TEXT)))
+    ds = ds.assign_attrs(versions="{}", settings_hash="")
+    width = ds.sizes["token"]
+    attrs = {"interp": "trace", "identity": {}, "resume": "nothing", "captured": ["trace/attention"], "sealed": True}
+    zarr.create_group(path, zarr_format=3, attributes=attrs)
+    shared = {"chunk_key_encoding": _KEYS, "compressors": (ZstdCodec(), Crc32cCodec())}
+    encoding = {name: {"chunks": _chunks(variable), **shared} for name, variable in ds.variables.items()}
+    ds.to_zarr(path, group="trace", mode="a", consolidated=False, zarr_format=3, write_empty_chunks=True, encoding=encoding)
+    stored = zarr.create_array(
+        path,
+        name="trace/attention",
+        shape=(n, layers, heads, width),
+        dtype="float16",
+        chunks=(1, 1, heads, width),
+        shards=(1, layers, heads, width),
+        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=2), Crc32cCodec()],
+        fill_value=float("nan"),
+        dimension_names=("sample", "layer", "head", "token"),
+        chunk_key_encoding=_KEYS,  # type: ignore[arg-type]
+    )
     rng = np.random.default_rng(seed)
-    static = _static(rng, n, layers, heads, tokens)
+    drawn = np.exp(rng.normal(size=(4, layers, heads, width), scale=2).astype(np.float32))
+    drawn = (drawn / drawn.sum(axis=-1, keepdims=True)).astype(np.float16)
+    for sample in track(range(n), description="writing the store", console=Console(stderr=True), transient=True):
+        stored[sample] = drawn[sample % len(drawn)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part", category=ZarrUserWarning)
-        static.to_zarr(path, mode="w-", consolidated=False, zarr_format=3)
-        stored = zarr.open_group(path, mode="r+").create_array(
-            "attention",
-            shape=(n, layers, heads, tokens),
-            dtype="float16",
-            chunks=(1, 1, heads, tokens),
-            shards=(1, layers, heads, tokens),
-            compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=2)],
-            fill_value=float("nan"),
-            dimension_names=("sample", "layer", "head", "token"),
-        )
-        drawn = np.exp(rng.normal(size=(4, layers, heads, tokens), scale=2).astype(np.float32))
-        drawn = (drawn / drawn.sum(axis=-1, keepdims=True)).astype(np.float16)
-        for sample in track(range(n), description="writing the store", console=Console(stderr=True), transient=True):
-            stored[sample] = drawn[sample % len(drawn)]
         zarr.consolidate_metadata(path)
+    return width
 
 
-def _static(rng: np.random.Generator, n: int, layers: int, heads: int, tokens: int) -> xr.Dataset:
-    """What a trace holds beside its attention: a grid of visual tokens, five regions, scores and knobs."""
-    grid = max(2, int((tokens - sum(_TEXT.values())) ** 0.5))
-    visual = grid**2
-    segment = np.full(tokens, _SEGMENTS.index("instruction"), dtype=np.int8)
-    segment[:2] = segment[-2:] = _SEGMENTS.index("template")
-    segment[2 : 2 + visual] = _SEGMENTS.index("image")
-    segment[2 + visual : 2 + visual + _TEXT["question"]] = _SEGMENTS.index("question")
-    at = segment == _SEGMENTS.index("image")
-    row, col = (np.where(at, 0, -1).astype(np.int32) for _ in range(2))
-    row[at], col[at] = np.divmod(np.arange(at.sum()), grid)
-    cell = np.array(_PICTURE) / grid
-    box = np.where(at[:, None], np.stack([col, row, col + 1, row + 1], axis=-1) * np.tile(cell, 2), np.nan)
-    low = rng.uniform(0, 0.8, (n, 5, 2)) * _PICTURE
-    regions = np.concatenate([low, low + rng.uniform(0.05, 0.2, (n, 5, 2)) * _PICTURE], axis=-1)
-    first = regions[:, None, 0]
-    overlap = np.clip(np.minimum(first[..., 2:], box[:, 2:]) - np.maximum(first[..., :2], box[:, :2]), 0, None).prod(axis=-1)
-    text = np.dtypes.StringDType()
-    each = {"segment": segment, "row": row, "col": col, "view": np.where(at, 0, -1).astype(np.int32)}
-    each |= {"image_index": each["view"], "token_id": np.arange(tokens)}
-    coords = {name: (("sample", "token"), np.tile(values, (n, 1))) for name, values in each.items()}
-    ds = xr.Dataset(
-        {
-            "coverage": (("sample", "token"), overlap / cell.prod()),
-            "evidence_box": (("sample", "evidence", "corner"), regions),
-            "evidence_image": (("sample", "evidence"), np.zeros((n, 5), dtype=np.int32)),
-            "evidence_role": (("sample", "evidence"), np.tile(np.array(["evidence", "anchor", *["distractor"] * 3], dtype=text), (n, 1))),
-            "evidence_text": (("sample", "evidence"), rng.integers(0, 10, (n, 5)).astype(str).astype(text)),
-            "image_size": (("sample", "image", "axis"), np.tile(np.array(_PICTURE, dtype=np.int32), (n, 1, 1))),
-            "exact_match": ("sample", (rng.random(n) < 0.6).astype(float)),
-            "entropy": ("sample", rng.random(n)),
-        },
-        coords={
-            **coords,
-            "token_box": (("sample", "token", "corner"), np.tile(box, (n, 1, 1))),
-            "token_text": (("sample", "token"), np.tile(np.array([f"word{k}" for k in range(tokens)], dtype=text), (n, 1))),
-            "n_token": ("sample", np.full(n, tokens)),
-            "sample": np.array([f"synthetic-{k}" for k in range(n)], dtype=text),
-            "image_id": ("sample", np.array([f"picture-{k // 2}" for k in range(n)], dtype=text)),
-            "visibility": ("sample", np.full(n, "visible", dtype=text)),
-            "layer": np.arange(layers),
-            "head": np.arange(heads),
-            "knob_card_size": ("sample", rng.random(n)),
-            "knob_contrast": ("sample", rng.random(n)),
-            "knob_absent": ("sample", np.zeros(n, dtype=bool)),
-        },
-        attrs={"model": "synthetic", "revision": "", "prompt": "base", "prompt_order": "image-first", "benchmark": "synthetic"},
-    )
-    ds["segment"].attrs = {"flag_values": list(range(len(_SEGMENTS))), "flag_meanings": " ".join(_SEGMENTS)}
-    return ds
-
-
-def open_store(path: Path, n: int | None = None) -> xr.Dataset:
-    """The first `n` samples, lazily, attention as float32 in chunks of some samples."""
-    ds = xr.open_zarr(path, chunks=None, consolidated=True).isel(sample=slice(n))
-    per_sample = 4 * ds["attention"].size // ds.sizes["sample"]
-    attention = ds["attention"].chunk({"sample": max(1, _CHUNK // per_sample)}).astype(np.float32)
-    return ds.assign(attention=attention)
+def _chunks(variable: xr.Variable) -> tuple[int, ...]:
+    """Whole rows, as many as make one moderate chunk."""
+    row = max(1, math.prod(variable.shape[1:]))
+    rows = max(1, _CHUNK["number" if variable.dtype.kind in "biuf" else "text"] // row)
+    return (min(rows, variable.shape[0]), *variable.shape[1:])
 
 
 @app.command(show=False)
 def peak(path: Path, name: str, n: int) -> None:
     """Write the peak memory (MB above import) and the seconds of one analysis of the first `n` samples."""
-    ds = open_store(path, n)
+    ds = interp.open_trace(path).isel(sample=slice(n))
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, start = _status("VmRSS"), time.perf_counter()
     ANALYSES[name](ds)
@@ -212,7 +215,8 @@ def main(
     Parameters
     ----------
     samples, layers, heads, tokens
-        The wanted size. 200 samples show whether it works; the peaks of a larger store differ little.
+        The wanted size; of tokens at most so many, because pictures are square. 200 samples show whether it works; the peaks of a larger
+        store differ little.
     only
         Analyses to run; all by default.
     scratch
@@ -225,7 +229,7 @@ def main(
         fits = int(0.75 * shutil.disk_usage(folder).free / per_sample)
         n = min(samples, fits)
         path = Path(folder) / "trace.zarr"
-        write_store(path, n, layers, heads, tokens)
+        width = write_store(path, n, layers, heads, tokens)
         results: dict[str, dict[str, float]] = {}
         for name in track(only or tuple(ANALYSES), description="measuring", console=Console(stderr=True), transient=True):
             megabytes, seconds = _measure(path, name, n)
@@ -234,7 +238,7 @@ def main(
                 half, _ = _measure(path, name, n // 2)
                 results[name]["extrapolated MB"] = max(megabytes, megabytes + (megabytes - half) / (n - n // 2) * (samples - n))
     machine = {
-        "store": f"{n} samples x {layers} layers x {heads} heads x {tokens} tokens, float16, {n * per_sample / 1e9:.2f} GB",
+        "store": f"{n} samples x {layers} layers x {heads} heads x {width} tokens, float16, {n * per_sample / 1e9:.2f} GB",
         "wanted": f"{samples} samples" + ("" if n == samples else ": did not fit the disk, so peaks are extrapolated"),
         "limit": f"{LIMIT:.0f} MB above import",
         "processor": platform.processor() or platform.machine(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -35,6 +35,20 @@ def auroc_kernel(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     return over_ranks(scores, labels, auroc_measure)[0]
 
 
+def counts_as_evidence(share: Any, rule: OverlapRule) -> Any:
+    """Whether tokens of which evidence covers `share` (an array of any kind) count as evidence; a NaN does not.
+
+    Raises
+    ------
+    InterpError
+        `rule` is not one of any, half and all.
+    """
+    if rule not in get_args(OverlapRule):
+        raise InterpError(f"Overlap rule {rule!r} is unknown; use any, half or all.")
+    # a whole share carries the rounding of its geometry
+    return share > 0 if rule == "any" else share >= (0.5 if rule == "half" else 1 - 1e-9)
+
+
 def evidence_labels(coverage: xr.DataArray, rule: OverlapRule = "any") -> xr.DataArray:
     """1 where a visual token counts as evidence, 0 where not, NaN off the image.
 
@@ -45,10 +59,7 @@ def evidence_labels(coverage: xr.DataArray, rule: OverlapRule = "any") -> xr.Dat
     InterpError
         `rule` is not one of the three.
     """
-    if rule not in get_args(OverlapRule):
-        raise InterpError(f"Overlap rule {rule!r} is unknown; use any, half or all.")
-    counts = coverage > 0 if rule == "any" else coverage >= (0.5 if rule == "half" else 1 - 1e-9)
-    return counts.astype(float).where(coverage.notnull())
+    return counts_as_evidence(coverage, rule).astype(float).where(coverage.notnull())
 
 
 def auroc(scores: xr.DataArray, coverage: xr.DataArray, rule: OverlapRule = "any") -> xr.DataArray:

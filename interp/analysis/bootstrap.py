@@ -30,14 +30,14 @@ def mean_interval(
     """Mean over `sample` and its percentile interval.
 
     `array` (sample, ...), `clusters` (sample,), usually `image_id`. Returns `mean` (...), `interval` (ci_bound, ...), and `n` (...), the
-    number of samples with a value. An interval over one cluster is NaN: one picture says nothing about the spread.
+    number of samples with a value. Where only one cluster has a value the interval is NaN: one picture says nothing about the spread.
     """
     ordered = array.transpose("sample", ...)
     rest = [dim for dim in ordered.dims if dim != "sample"]
     member = cluster_numbers(clusters.values)
     sums, counts = cluster_totals(ordered.values.reshape(len(member), -1).astype(np.float64), member)
     draws = resamples(len(sums), n_resamples, seed)
-    bounds = interval_bounds(draws, [sums, counts], lambda totals: _quotient(*totals), level)
+    bounds = interval_bounds(draws, [sums, counts], lambda totals: _quotient(*totals), level, (counts > 0).sum(axis=0))
     interval = xr.DataArray(
         bounds.reshape(2, *ordered.shape[1:]),
         dims=["ci_bound", *rest],
@@ -76,7 +76,13 @@ def resamples(n_clusters: int, n_resamples: int = 2000, seed: int = 0) -> _Float
     return draws
 
 
-def interval_bounds(draws: _Floats, totals: Sequence[_Floats], statistic: Callable[[Sequence[_Floats]], _Floats], level: float) -> _Floats:
+def interval_bounds(
+    draws: _Floats,
+    totals: Sequence[_Floats],
+    statistic: Callable[[Sequence[_Floats]], _Floats],
+    level: float,
+    n_clusters: NDArray[np.integer],
+) -> _Floats:
     """Percentile interval of a statistic of totals over clusters.
 
     Parameters
@@ -89,11 +95,13 @@ def interval_bounds(draws: _Floats, totals: Sequence[_Floats], statistic: Callab
         Of the resampled totals, each (n_resamples, k) for k of the m columns; returns (..., n_resamples, k).
     level
         Of the interval, for example 0.95.
+    n_clusters
+        (..., m), how many clusters contribute to each statistic.
 
     Returns
     -------
     array
-        (2, ..., m), the lower and the upper bound. NaN over one cluster.
+        (2, ..., m), the lower and the upper bound. NaN where fewer than two clusters contribute.
     """
     width = totals[0].shape[1]
     step = max(1, _BUDGET // (8 * len(draws) * len(totals)))
@@ -103,8 +111,9 @@ def interval_bounds(draws: _Floats, totals: Sequence[_Floats], statistic: Callab
     parts = []
     for start in range(0, width, step):
         found = statistic([draws[:, rows] @ total[rows, start : start + step] for total, rows in zip(totals, active, strict=True)])
-        parts.append(_percentiles(found, tails) if draws.shape[1] > 1 else np.full((2, *found.shape[:-2], found.shape[-1]), np.nan))
-    return np.concatenate(parts, axis=-1) if parts else np.empty((2, 0))
+        parts.append(_percentiles(found, tails))
+    bounds = np.concatenate(parts, axis=-1) if parts else np.empty((2, 0))
+    return np.where(n_clusters < 2, np.nan, bounds)
 
 
 def _percentiles(values: _Floats, tails: Sequence[float]) -> _Floats:

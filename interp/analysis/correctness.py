@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from interp.analysis.bootstrap import cluster_numbers, interval_attrs, interval_bounds, resamples
+from interp.analysis.matching import positions, yes_or_no
 from interp.analysis.strata import permuted_labels, strata_of
 from interp.errors import InterpError
 
@@ -56,8 +57,10 @@ def by_correctness(
     xr.Dataset
         `mean` (group, ...) and its percentile `interval` (ci_bound, group, ...), `n` (group, ...), `difference` (...), correct minus
         wrong, `difference_interval` (ci_bound, ...), and `p_value` (...), two-sided. Pictures are resampled as a whole, and
-        the labels of one picture go together to another with as many samples (in the same strata), in random order. In the attributes
-        how many samples belong to neither group, and the trace's provenance.
+        the labels of one picture go together to another with as many samples (in the same strata), in random order. A relabelling that
+        leaves a quantity without a difference (all its values in one group) is not counted: the test is among those that have one. An
+        interval is NaN where fewer than two pictures contribute, to a difference in either group. In the attributes how many samples
+        belong to neither group, and the trace's provenance.
 
     Raises
     ------
@@ -67,8 +70,8 @@ def by_correctness(
     if "sample" not in array.dims:
         raise InterpError("The array has no dimension 'sample', so it cannot be split by answers; pass it before taking means.")
     ordered = array.transpose("sample", ...)
-    part = ds.drop_dims([dim for dim in ds.dims if dim != "sample"]).isel(sample=_positions(ordered, ds))
-    right = _right(part, ds, correct)
+    part = ds.drop_dims([dim for dim in ds.dims if dim != "sample"]).isel(sample=positions(ordered, ds, "the array", "the trace"))
+    right = yes_or_no(correct, part, "correct")
     absent = part["knob_absent"].values.astype(bool) if "knob_absent" in part.variables else np.zeros(len(right), dtype=bool)
     empty = ordered.isnull().all([dim for dim in ordered.dims if dim != "sample"]).values
     chosen = ~np.isnan(right) & ~absent & ~empty
@@ -137,24 +140,26 @@ class _Split:
                     np.add.at(sums, self.clusters[mine], values[mine])
                     totals.append(sums)
         observed = _statistics([total.sum(axis=0) for total in totals])
-        bounds = interval_bounds(self.draws, totals, _statistics, self.level)
+        bounds = interval_bounds(self.draws, totals, _statistics, self.level, _contributing(totals))
         n = np.stack([present[self.right].sum(axis=0), present[~self.right].sum(axis=0)])
         return observed[:2], n, observed[2], bounds, self._p_value(known, present.astype(np.float64), observed[2])
 
     def _p_value(self, known: _Floats, present: _Floats, observed: _Floats) -> _Floats:
-        """Share of relabellings, the actual one included, whose difference is at least as far from 0."""
-        extreme, n = np.zeros(known.shape[1]), len(self.relabelled)
+        """Share of the relabellings with a difference, the actual one included, whose difference is at least as far from 0."""
+        # The actual labels are as likely as any others with a difference; the rest could never be extreme, and would make p too small.
+        extreme, defined = np.ones(known.shape[1]), np.ones(known.shape[1])
         step = max(1, _BUDGET // (8 * max(known.shape) * len(self.strata)))
         least = np.abs(observed) - _TOLERANCE * np.abs(known).max(axis=0, initial=0.0)
-        for start in range(0, n, step):
+        for start in range(0, len(self.relabelled), step):
             labels = self.relabelled[start : start + step].astype(np.float64)
             totals: list[_Floats] = []
             for rows in self.strata:
                 sums, counts = labels[:, rows] @ known[rows], labels[:, rows] @ present[rows]
                 totals += [sums, counts, known[rows].sum(axis=0) - sums, present[rows].sum(axis=0) - counts]
-            with np.errstate(invalid="ignore"):
-                extreme += (np.abs(_difference(totals)) >= least).sum(axis=0)
-        return np.where(np.isnan(observed), np.nan, (extreme + 1) / (n + 1))
+            found = np.abs(_difference(totals))
+            extreme += (found >= least).sum(axis=0)
+            defined += (~np.isnan(found)).sum(axis=0)
+        return np.where(np.isnan(observed), np.nan, extreme / defined)
 
 
 def _statistics(totals: Sequence[_Floats]) -> _Floats:
@@ -162,6 +167,16 @@ def _statistics(totals: Sequence[_Floats]) -> _Floats:
     sums1, counts1, sums0, counts0 = (sum(totals[k::4], start=np.zeros_like(totals[0])) for k in range(4))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.stack([sums1 / counts1, sums0 / counts0, _difference(totals)])
+
+
+def _contributing(totals: Sequence[_Floats]) -> NDArray[np.integer]:
+    """How many clusters (3, m) contribute to each of the `_statistics`; to the difference, in the group that has fewer."""
+    in_groups = [[counts > 0 for counts in totals[k::4]] for k in (1, 3)]
+    # only a stratum with values in both groups has a part in the difference
+    compared = [right.any(axis=0) & wrong.any(axis=0) for right, wrong in zip(*in_groups, strict=True)]
+    means = [np.any(group, axis=0).sum(axis=0) for group in in_groups]
+    sides = [np.any([here & both for here, both in zip(group, compared, strict=True)], axis=0).sum(axis=0) for group in in_groups]
+    return np.stack([*means, np.minimum(*sides)])
 
 
 def _difference(totals: Sequence[_Floats]) -> _Floats:
@@ -174,35 +189,6 @@ def _difference(totals: Sequence[_Floats]) -> _Floats:
             weighted += np.where(both, weight * (sums1 / counts1 - sums0 / counts0), 0.0)
             weights += weight
         return weighted / weights
-
-
-def _positions(array: xr.DataArray, ds: xr.Dataset) -> NDArray[np.intp]:
-    """Where the array's samples are in the dataset."""
-    if "sample" not in array.coords or "sample" not in ds.coords:
-        if array.sizes["sample"] != ds.sizes["sample"]:
-            raise InterpError(f"The array has {array.sizes['sample']} samples without names, the trace {ds.sizes['sample']}; pass its own.")
-        return np.arange(ds.sizes["sample"])
-    place = {name: index for index, name in enumerate(ds["sample"].values.tolist())}
-    names = array["sample"].values.tolist()
-    unknown = [name for name in names if name not in place]
-    if unknown:
-        raise InterpError(f"Sample {unknown[0]!r} of the array is not in the trace; pass the trace the array was computed from.")
-    return np.array([place[name] for name in names], dtype=np.intp)
-
-
-def _right(part: xr.Dataset, ds: xr.Dataset, correct: str | xr.DataArray) -> _Floats:
-    if isinstance(correct, str):
-        if correct not in part.data_vars:
-            raise InterpError(f"The trace has no score {correct!r} per sample; trace with answers, or pass an array of 1 and 0.")
-        right = part[correct].values.astype(np.float64)
-    else:
-        if correct.dims != ("sample",):
-            raise InterpError(f"`correct` has dimensions {correct.dims}; it must be one number per sample.")
-        right = correct.isel(sample=_positions(part["image_id"], correct.to_dataset(name="given"))).values.astype(np.float64)
-    if not np.isin(right[~np.isnan(right)], (0.0, 1.0)).all():
-        name = correct if isinstance(correct, str) else str(correct.name or "correct")
-        raise InterpError(f"Score {name!r} is not only 0 and 1, so it does not split answers in two; use exact_match or contains.")
-    return right
 
 
 def _labelled(array: xr.DataArray, found: dict[str, NDArray], attrs: dict[str, object], level: float) -> xr.Dataset:

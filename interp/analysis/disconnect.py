@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from interp.analysis.bootstrap import mean_interval
+from interp.analysis.matching import yes_or_no
 from interp.analysis.profile import Profile
 from interp.analysis.seen import NULLS, seen
 from interp.analysis.visibility import visibility
@@ -33,6 +34,7 @@ def disconnect(
     correct: str | xr.DataArray = "exact_match",
     allow_overlap: bool = False,
     *,
+    map: xr.DataArray | None = None,
     n_null: int = 200,
     level: float = 0.95,
     n_resamples: int = 2000,
@@ -45,7 +47,8 @@ def disconnect(
     ds
         A trace with answers.
     profile
-        The visual-grounding layers, fitted on other pictures (see `Profile.check`).
+        The visual-grounding layers, fitted on other pictures (see `Profile.check`). Its overlap rule is the one that places are judged
+        by, and recorded.
     readable
         What `interp.analysis.readable` gave for these samples, or an array (sample,) of 1, 0 and NaN. Without it nothing is known of
         reading, and the dimension `readable` has the one value ``unknown``.
@@ -55,6 +58,8 @@ def disconnect(
         Which answers are right: a score of the trace, or an array (sample,) of 1, 0 and NaN.
     allow_overlap
         Accept a profile fitted on these pictures; recorded in the attributes.
+    map
+        The profiled map of the trace, ``profiled_map(ds, profile)``, where it is there already: attention is then not read again.
     n_null, seed
         As in `seen`; `seed` serves the bootstrap too.
     level, n_resamples
@@ -74,22 +79,24 @@ def disconnect(
           not believing) and seen but not readable (misread); and unseen. `outcome_expected` is what each would be if nobody saw.
           Where `readable` is not given the middle two are NaN.
 
-        `headline` in the attributes names the null to quote: `distractor` where the benchmark has distractors, else `placed`.
+        `headline` in the attributes names the null to quote: `distractor` where at least half of the samples that are judged have
+        distractors to be held against, else `placed` (if it was asked for).
 
     Raises
     ------
     InterpError
-        The profile is of another model or prompt order or shares pictures with the trace; no sample can be judged; a null, a score or
-        `readable` does not fit.
+        The profile is of another model or prompt order or shares pictures with the trace; `readable` is of another model; the map is of
+        other layers or samples; no sample can be judged; a null or a score does not fit.
     """
     nulls = [null] if isinstance(null, str) else list(null)
     if not nulls or not set(nulls) <= set(NULLS):
-        raise InterpError(f"Null {', '.join(map(repr, nulls)) or 'none'} is unknown; use {' or '.join(NULLS)}, or both.")
+        raise InterpError(f"Null {', '.join(repr(each) for each in nulls) or 'none'} is unknown; use {' or '.join(NULLS)}, or both.")
     profile.check(ds.attrs, ds["image_id"].values, allow_overlap=allow_overlap)
-    right = _binary(ds[correct] if isinstance(correct, str) and correct in ds.data_vars else correct, ds, "correct")
+    _check_sources(ds, profile, readable, map)
+    right = yes_or_no(correct, ds, "correct")
     reads = readable["readable"] if isinstance(readable, xr.Dataset) else readable
-    read = np.ones(ds.sizes["sample"]) if reads is None else _binary(reads, ds, "readable")
-    verdicts = seen(ds, profile, n_null, seed).sel(null=nulls)
+    read = np.ones(ds.sizes["sample"]) if reads is None else yes_or_no(reads, ds, "readable")
+    verdicts = seen(ds, profile, n_null, seed, map, rule=profile.rule).sel(null=nulls)
     saw, by_chance = verdicts["seen"].values, verdicts["false_positive_rate"].values
     reason = _reasons(ds, saw, right, read)
     used = reason < 0
@@ -148,9 +155,10 @@ def disconnect(
         },
         attrs={
             **ds.attrs,
-            "headline": "distractor" if "distractor" in nulls and used[:, nulls.index("distractor")].any() else nulls[0],
+            "headline": _headline(nulls, used),
             "correct": correct if isinstance(correct, str) else str(correct.name or "given"),
             "layers": list(profile.layers),
+            "overlap_rule": profile.rule,
             "allow_overlap": int(allow_overlap),  # file formats know no booleans
             "n_null": n_null,
             "seed": seed,
@@ -175,6 +183,30 @@ _LONG_NAMES = {
 }
 
 
+def _check_sources(ds: xr.Dataset, profile: Profile, readable: xr.Dataset | xr.DataArray | None, map: xr.DataArray | None) -> None:
+    """Refuse what another model read, and a map of other layers, as far as they say what they are of."""
+    known = {} if readable is None else readable.attrs
+    for key in ("model", "revision"):
+        mine, theirs = ds.attrs.get(key), known.get(key)
+        if mine is not None and theirs is not None and str(mine) != str(theirs):
+            raise InterpError(
+                f"`readable` is of {key} {theirs!r}, but the trace is of {mine!r}; fit and apply a probe on the traced model."
+            )
+    layers = None if map is None else map.attrs.get("layers")
+    if layers is not None and list(layers) != list(profile.layers):
+        raise InterpError(
+            f"The map is of layers {list(layers)}, but the profile's are {list(profile.layers)}; pass profiled_map(ds, profile), or no map."
+        )
+
+
+def _headline(nulls: Sequence[str], used: NDArray[np.bool_]) -> str:
+    """The null to quote, from which samples are judged (sample, null)."""
+    if "placed" not in nulls:
+        return "distractor"
+    enough = "distractor" in nulls and 2 * used[:, nulls.index("distractor")].sum() >= used.any(axis=1).sum()
+    return "distractor" if enough else "placed"
+
+
 def _reasons(ds: xr.Dataset, saw: _Floats, right: _Floats, read: _Floats) -> NDArray[np.int64]:
     """(sample, null): the first of `REASONS` not to judge a sample, or -1."""
     absent = ds["knob_absent"].values.astype(bool) if "knob_absent" in ds.variables else np.zeros(len(right), dtype=bool)
@@ -196,23 +228,3 @@ def _mean(values: _Floats) -> _Floats:
     """Mean over samples of what is not NaN; NaN where nothing is left."""
     n = (~np.isnan(values)).sum(axis=0)
     return np.divide(np.nansum(values, axis=0), n, out=np.full(n.shape, np.nan), where=n > 0)
-
-
-def _binary(given: str | xr.DataArray, ds: xr.Dataset, what: str) -> _Floats:
-    """One of 1, 0 and NaN for each sample of the trace, matched by name."""
-    if isinstance(given, str):
-        raise InterpError(f"The trace has no score {given!r}; trace with answers, or name one of its scores, for example exact_match.")
-    if given.dims != ("sample",):
-        raise InterpError(f"`{what}` has dimensions {given.dims}; it must be one number per sample.")
-    values = given.values.astype(np.float64)
-    if "sample" in given.coords:
-        place = {str(name): k for k, name in enumerate(given["sample"].values)}
-        missing = [str(name) for name in ds["sample"].values if str(name) not in place]
-        if missing:
-            raise InterpError(f"`{what}` says nothing of sample {missing[0]!r} of the trace; compute it for the samples that were traced.")
-        values = values[[place[str(name)] for name in ds["sample"].values]]
-    elif len(values) != ds.sizes["sample"]:
-        raise InterpError(f"`{what}` has {len(values)} samples without names, the trace {ds.sizes['sample']}; pass its own.")
-    if not np.isin(values[~np.isnan(values)], (0.0, 1.0)).all():
-        raise InterpError(f"`{what}` ({given.name}) is not only 0 and 1, so it does not split samples in two; use a yes-or-no score.")
-    return values

@@ -36,7 +36,7 @@ class Profile:
     sample_ids: tuple[str, ...]
     image_ids: tuple[str, ...]
     fraction: float
-    rule: str
+    rule: OverlapRule
     n_undefined: int
     identity: dict[str, str]
     interval: tuple[tuple[float, float], ...] = ()
@@ -152,10 +152,11 @@ def _best(means: NDArray[np.float64], fraction: float) -> list[int]:
 def profiled_map(ds: xr.Dataset, profile: Profile) -> xr.DataArray:
     """The mean attention over the profiled layers and their heads (sample, token); paper Eq. 1.
 
-    `ds` is a trace, read in blocks and only at these layers; or one sample of it, which gives (token,).
+    `ds` is a trace, read in blocks and only at these layers; or one sample of it, which gives (token,). The attribute `layers` names them.
     """
     chosen = ds[["attention"]].sel(layer=list(profile.layers))
     if "sample" not in ds.dims:
-        return chosen["attention"].astype(np.float32).mean(["layer", "head"])
+        return chosen["attention"].astype(np.float32).mean(["layer", "head"]).assign_attrs(layers=list(profile.layers))
     result = streamed(chosen, lambda block: without_token_labels(block["attention"]).mean(["layer", "head"]), "attention")
-    return result.assign_coords({name: coord for name, coord in chosen.coords.items() if "token" in coord.dims})
+    named = result.assign_coords({name: coord for name, coord in chosen.coords.items() if "token" in coord.dims})
+    return named.assign_attrs(layers=list(profile.layers))

@@ -17,8 +17,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from interp.analysis.auroc import OverlapRule, evidence_labels
+from interp.analysis.auroc import OverlapRule, counts_as_evidence, evidence_labels
 from interp.analysis.blocks import blocks, without_token_labels
+from interp.analysis.matching import positions
 from interp.analysis.nulls import BoxSet, Tokens
 from interp.analysis.profile import Profile, profiled_map
 from interp.errors import InterpError
@@ -28,8 +29,6 @@ PERCENTILE = 0.95
 
 _Floats = NDArray[np.float64]
 _REGIONS = ("coverage", "evidence_box", "evidence_image", "evidence_role", "image_size", "token_box", "image_index")
-# The rules of `evidence_labels` as the least share that counts; labelled arrays would take most of the time for a few hundred places.
-_LEAST: dict[OverlapRule, float] = {"any": np.nextafter(0.0, 1.0), "half": 0.5, "all": 1 - 1e-9}
 _KEPT = ("image_id", "visibility")
 _COLUMNS = ("threshold", "seen", "p_value", "n_null", "false_positive_rate")
 _UNDEFINED = (np.nan, np.nan, np.nan, 0, np.nan)
@@ -42,7 +41,7 @@ def seen(
     seed: int = 0,
     map: xr.DataArray | None = None,
     *,
-    rule: OverlapRule = "any",
+    rule: OverlapRule | None = None,
 ) -> xr.Dataset:
     """Whether each sample's evidence is seen, on the profiled map (paper Eq. 1).
 
@@ -62,9 +61,9 @@ def seen(
     seed
         Of the placement; each sample has its own stream, so its verdict does not depend on the samples beside it.
     map
-        Another map to judge, (sample, token).
+        Another map to judge, (sample, token), matched by the samples' names.
     rule
-        Which tokens count as a place's (see `evidence_labels`).
+        Which tokens count as a place's (see `evidence_labels`); by default as where the profile was fitted, and "any" without one.
 
     Returns
     -------
@@ -86,10 +85,12 @@ def seen(
     Raises
     ------
     InterpError
-        Neither a profile nor a map is given, the map has other samples or tokens, or `n_null` is below 1.
+        Neither a profile nor a map is given, the map has other samples or tokens, `rule` is unknown, or `n_null` is below 1.
     """
     if n_null < 1:
         raise InterpError(f"n_null={n_null} leaves no null box; use 200.")
+    if rule is None:
+        rule = profile.rule if profile else "any"
     scores = _map(ds, profile, map)
     rows: list[tuple[float, tuple[Any, ...], tuple[Any, ...]]] = []
     for block in blocks(ds, *_REGIONS):
@@ -133,7 +134,8 @@ def _map(ds: xr.Dataset, profile: Profile | None, given: xr.DataArray | None) ->
             f"The map has dimensions {dict(given.sizes)}, but the trace has {ds.sizes['sample']} samples of {ds.sizes['token']} tokens; "
             "give a map (sample, token) of this trace."
         )
-    return np.asarray(given.transpose("sample", "token").values, dtype=np.float64)
+    table = np.asarray(given.transpose("sample", "token").values, dtype=np.float64)
+    return table[positions(ds, given, "the trace", "the map")]
 
 
 def _judge_block(
@@ -154,7 +156,7 @@ def _judge_block(
         others = roles[k] == "distractor"
         rng = np.random.default_rng([seed, *hashlib.sha256(str(names[k]).encode()).digest()])
         yield _judge(
-            _Ranked(scores[k, kept], _LEAST[rule]),
+            _Ranked(scores[k, kept], rule),
             tokens,
             marked[k, kept] == 1,
             evidence,
@@ -191,9 +193,9 @@ def _judge(
 class _Ranked:
     """One map, ranked once: the AUROC of any number of places is then a matrix product (Mann-Whitney U from average ranks)."""
 
-    def __init__(self, scores: _Floats, least: float) -> None:
+    def __init__(self, scores: _Floats, rule: OverlapRule) -> None:
         self._ranks = rankdata(scores)
-        self._least = least
+        self._rule: OverlapRule = rule
 
     def aurocs(self, marked: NDArray[np.bool_]) -> _Floats:
         """AUROC (place,) of the tokens `marked` (place, token) against the rest; NaN where either is empty."""
@@ -204,7 +206,7 @@ class _Ranked:
 
     def on(self, shares: _Floats) -> _Floats:
         """AUROC (place,) of places that cover `shares` (place, token) of the tokens' regions."""
-        return self.aurocs(shares >= self._least)
+        return self.aurocs(counts_as_evidence(shares, self._rule))
 
 
 def _needed(n: NDArray[np.integer]) -> NDArray[np.integer]:

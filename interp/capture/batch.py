@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from interp.benchmarks.sample import Sample
-from interp.capture.forward import Prefill, prefill
+from interp.capture.answering import answer_text, answered
+from interp.capture.forward import prefill
 from interp.capture.record import Record, record_sample
-from interp.decoding import greedy, reference_logprobs
-from interp.encoding import Encoding, answer_ids
+from interp.encoding import Encoding
 from interp.errors import InterpError
 from interp.vlm import VLM
 
@@ -50,14 +46,13 @@ def trace_batch(
     ]
     if answers:
         first.outputs.attentions = None  # copied out above; the answer does not need them
-        _answer(vlm, batch, encodings, first, records, max_new_tokens, keep_rows=queries == "answer")
+        keep_rows = queries == "answer"
+        for record, said in zip(records, answered(vlm, batch, encodings, first, max_new_tokens, keep_rows), strict=True):
+            record.answer(answer_text(vlm, said.ids), said.ids)
+            record.scores |= said.scores
+            if keep_rows:
+                record.keep_answer_rows(said.rows)
     return records
-
-
-def answer_text(vlm: VLM, ids: NDArray[np.integer]) -> str:
-    """The text of one answer's ids; negative ones past its end are left out."""
-    said = torch.as_tensor(ids[ids >= 0])[None]
-    return vlm.decode(said)[0]
 
 
 def positions(encodings: Sequence[Encoding], queries: Queries | None) -> list[list[int]] | None:
@@ -80,34 +75,3 @@ def positions(encodings: Sequence[Encoding], queries: Queries | None) -> list[li
                 raise InterpError(f"Query position {position} is outside a prompt of {length} tokens; use -{length} to {length - 1}.")
         rows.append([int(position) % length for position in queries])
     return rows
-
-
-def _answer(
-    vlm: VLM,
-    batch: Sequence[Sample],
-    encodings: Sequence[Encoding],
-    first: Prefill,
-    records: Sequence[Record],
-    max_new_tokens: int,
-    keep_rows: bool,
-) -> None:
-    """Answer from the prefill's cache, after the references were scored against it."""
-    wanted = [
-        [answer_ids(vlm.processor, encoding.text, reference) for reference in sample.references]
-        for sample, encoding in zip(batch, encodings, strict=True)
-    ]
-    end = vlm.end_tokens[0]
-    total, mean = reference_logprobs(first.run, first.outputs, wanted, end, len(batch))
-    extra = {"query_rows": "last", "output_attentions": True} if keep_rows else None
-    padded = first.run.ids.shape[1]
-    said = greedy(first.run, first.outputs, vlm.end_tokens, vlm.pad_token, max_new_tokens, extra, feed_last=keep_rows)
-    for index, record in enumerate(records):
-        ids = said.ids[index].cpu().numpy()
-        ended = np.flatnonzero(np.isin(ids, vlm.end_tokens))
-        kept = ids[: ended[0] + 1] if ended.size else ids
-        record.answer(answer_text(vlm, kept), kept)
-        record.scores["reference_logprob"], record.scores["reference_logprob_mean"] = float(total[index]), float(mean[index])
-        if keep_rows:
-            spoken = ended[0] if ended.size else len(ids)
-            left = padded - len(encodings[index])
-            record.keep_answer_rows([torch.stack([layer[index, :, 0, left:] for layer in step]) for step in said.rows[:spoken]])

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from interp.benchmarks.sample import Region, Sample
+from interp.capture.labels import provenance_of_model
 from interp.capture.progress import track
 from interp.decoding import Run
 from interp.encoding import Encoding
@@ -120,11 +121,7 @@ def _assemble(
         {"features": ((*dims, "feature"), features, {"long_name": "mean vector of the region's tokens, entering the first decoder layer"})},
         coords=coordinates,
         attrs={
-            "model": vlm.name,
-            "revision": vlm.revision,
-            "family": vlm.family.model_type,
-            "dtype": str(vlm.dtype).removeprefix("torch."),
-            "prompt_order": vlm.prompt_order,
+            **provenance_of_model(vlm),
             "benchmark": ", ".join(sorted({a[2] for a in asked})),
             "split": ", ".join(sorted({a[3] for a in asked})),
         },

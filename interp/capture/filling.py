@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from interp.answers import SCORES
 from interp.benchmarks.sample import Sample
-from interp.capture.batch import answer_text, positions
+from interp.capture.answering import answer_text
+from interp.capture.batch import positions
 from interp.capture.facts import TEXT, Facts, identify
 from interp.capture.labels import describe, description, provenance_of_model, row_lengths, static
+from interp.capture.pictures import Pictures
 from interp.capture.progress import track
 from interp.capture.reading import as_trace
 from interp.capture.record import Record
@@ -46,7 +48,7 @@ def begin(
     Raises
     ------
     StoreError
-        The store was begun with other settings, or is something else.
+        The store was begun with other settings or pictures, or is something else.
     InterpError
         `dtype` is not understood.
     """
@@ -60,11 +62,15 @@ def begin(
         return facts
 
     # a sample may be costly to build: a new store's samples are gone through once, for identity and plan
-    asked = identify(bench[i] for i in range(len(bench))) if path.exists() else identify(survey())
+    there = path.exists()
+    asked = identify(bench[i] for i in range(len(bench))) if there else identify(survey())
     model = provenance_of_model(vlm)
     identity = {**model, **asked, **request.settings, "store_dtype": dtype}
     again = resume or f"interp.trace(..., store={str(path)!r}) with the same model, benchmark and settings"
-    return Store.resume_or_plan(path, "trace", identity, lambda: _plan(vlm, survey(), request, dtype, attrs), again)
+    store = Store.resume_or_plan(path, "trace", identity, lambda: _plan(vlm, survey(), request, dtype, attrs), again)
+    if there:
+        Pictures(store).check_some(bench)
+    return store
 
 
 def values(record: Record, request: Request) -> dict[str, NDArray[Any]]:

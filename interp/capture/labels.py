@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from interp.capture.facts import TEXT, Facts, identify
 from interp.capture.record import Record
 from interp.encoding import PADDING, SEGMENTS
+from interp.errors import InterpError
 from interp.vlm import VLM
 
 # Every variable's description: long name, and unit where it has one.
@@ -225,6 +226,20 @@ def provenance_of_model(vlm: VLM) -> dict[str, str]:
         "image_backend": "pil" if images.endswith("Pil") else "torchvision",
         "image_processor": images,
     }
+
+
+def kept(settings: Mapping[str, Any] | None) -> dict[str, str]:
+    """A caller's own settings as the attribute `settings`, a JSON text; nothing where there are none.
+
+    Raises
+    ------
+    InterpError
+        They are no JSON.
+    """
+    try:
+        return {} if settings is None else {"settings": json.dumps(dict(settings))}
+    except TypeError as error:
+        raise InterpError(f"settings cannot be kept ({error}); give text, numbers, lists and dictionaries only.") from None
 
 
 @cache

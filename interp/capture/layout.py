@@ -2,7 +2,8 @@
 
 Zarr renames each finished file into place. What spans several files (a new store, the derived arrays) is made in a scratch folder beside
 the store and renamed as a whole; where two processes do so at once, the first one wins and the other uses its work. Every chunk is
-written, fill values included, so a missing file is always damage; chunk files of an array lie side by side, so looking for them is cheap.
+written, fill values included, so a missing or empty file is always damage; chunk files of an array lie side by side, so looking for them
+is cheap. Every chunk ends with its checksum, so a changed one is noticed where it is read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 _META = "zarr.json"
 _UNFINISHED = ".partial"  # zarr's own ending for a file that is being written, and ours for a scratch folder
@@ -157,7 +158,7 @@ def damage(path: Path) -> str | None:
             expected = math.prod(-(-length // chunk) for length, chunk in zip(listed["shape"], grid, strict=True))
             missing = expected - len(_chunk_files(path / name))
             if missing:
-                return f"{name!r} lacks {missing} of its {expected} chunk files"
+                return f"{name!r} lacks {missing} of its {expected} chunk files (missing or empty)"
     return None
 
 
@@ -167,12 +168,18 @@ def _nodes(path: Path) -> Iterator[Path]:
 
 
 def _chunk_files(array: Path) -> list[str]:
-    """Names of an array's finished chunk files."""
-    return [name for name in os.listdir(array) if name.split(".")[0] == "c" and not name.endswith(_UNFINISHED)]
+    """Names of an array's finished chunk files. An empty one, which a full disk or a lost cache leaves, would be read as fill values."""
+    with os.scandir(array) as found:
+        return [
+            file.name
+            for file in found
+            if file.name.split(".")[0] == "c" and not file.name.endswith(_UNFINISHED) and file.stat().st_size > 0
+        ]
 
 
 def _write(dataset: xr.Dataset, folder: Path, group: str) -> None:
-    encoding = {name: {"chunks": _chunks(variable), "chunk_key_encoding": _KEYS} for name, variable in dataset.variables.items()}
+    shared = {"chunk_key_encoding": _KEYS, "compressors": (ZstdCodec(), Crc32cCodec())}
+    encoding = {name: {"chunks": _chunks(variable), **shared} for name, variable in dataset.variables.items()}
     dataset.to_zarr(folder, group=group, mode="a", consolidated=False, zarr_format=3, write_empty_chunks=True, encoding=encoding)
 
 
@@ -190,6 +197,7 @@ def _allocate(folder: Path, name: str, planned: Planned) -> None:
     rest = tuple(max(1, length) for length in planned.shape[1:])
     by_layer = len(rest) >= 3 and 0 not in planned.shape
     dtype = np.dtype(planned.dtype)
+    squeeze = [BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=dtype.itemsize)] if rest else []
     zarr.create_array(
         folder,
         name=name,
@@ -197,7 +205,7 @@ def _allocate(folder: Path, name: str, planned: Planned) -> None:
         dtype=dtype,
         chunks=(1, 1, *rest[1:]) if by_layer else (1, *rest),
         shards=(1, *rest) if by_layer else None,
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=dtype.itemsize)] if rest else None,
+        compressors=[*squeeze, Crc32cCodec()],
         fill_value=planned.fill,
         dimension_names=planned.dims,
         attributes=dict(planned.attrs),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from interp import answers
 from interp.benchmarks.sample import Sample
+from interp.capture.answering import entropy
 from interp.capture.facts import Facts
 from interp.capture.forward import Prefill
 from interp.capture.selfcheck import SUM_TOLERANCE
@@ -94,17 +95,13 @@ def record_sample(vlm: VLM, sample: Sample, encoding: Encoding, first: Prefill, 
     CaptureError
         Part of the attention is on padding.
     """
-    left = first.run.ids.shape[1] - len(encoding)
-    captured = torch.stack([layer[index, :, :, left:] for layer in first.outputs.attentions]).cpu().numpy()
-    _check_padding(captured[:, :, 0], sample)
-    _mark_unreachable(vlm, captured, [len(encoding) - 1, *(positions or [])])
-    logits = first.outputs.logits[index, -1].float().log_softmax(-1)
+    captured = captured_rows(vlm, sample.id, encoding, first, index, positions)
     record = Record(
         sample=sample,
         encoding=encoding,
         sha256=None,
         attention=captured[:, :, 0],
-        scores={"entropy": float(-torch.xlogy(logits.exp(), logits.exp()).sum())},
+        scores={"entropy": entropy(first, index)},
         residual=torch.stack([layer[index] for layer in first.residual]).float().cpu().numpy() if first.residual else None,
     )
     if positions is not None:
@@ -114,14 +111,31 @@ def record_sample(vlm: VLM, sample: Sample, encoding: Encoding, first: Prefill, 
     return record
 
 
-def _check_padding(attention: _Floats, sample: Sample) -> None:
+def captured_rows(
+    vlm: VLM, sample_id: str, encoding: Encoding, first: Prefill, index: int, positions: Sequence[int] | None = None
+) -> _Floats:
+    """(layer, head, row, token) float32 of sample `index` of a batch, the last prompt token's row first, then those of `positions`.
+
+    Raises
+    ------
+    CaptureError
+        Part of the attention is on padding.
+    """
+    left = first.run.ids.shape[1] - len(encoding)
+    captured = torch.stack([layer[index, :, :, left:] for layer in first.outputs.attentions]).cpu().numpy()
+    _check_padding(captured[:, :, 0], sample_id)
+    _mark_unreachable(vlm, captured, [len(encoding) - 1, *(positions or [])])
+    return captured
+
+
+def _check_padding(attention: _Floats, sample_id: str) -> None:
     """A prompt's own tokens must hold all of its attention, in every batch: what is missing went to the padding."""
     missing = 1 - attention.sum(-1, dtype=np.float64)
     layer, head = np.unravel_index(np.abs(missing).argmax(), missing.shape)
     worst = float(missing[layer, head])
     if not abs(worst) <= SUM_TOLERANCE:
         raise CaptureError(
-            f"Attention of layer {layer}, head {head} on the tokens of sample {sample.id!r} sums to {1 - worst:.4g}, not 1: padding is "
+            f"Attention of layer {layer}, head {head} on the tokens of sample {sample_id!r} sums to {1 - worst:.4g}, not 1: padding is "
             "attended to, so the model's mask was lost; register the mask function of row capture (interp.capture.attention.register)."
         )
 

@@ -36,6 +36,8 @@ class Request:
             raise InterpError(f"batch_size ({self.batch_size}) and max_new_tokens ({self.max_new_tokens}) must be 1 or more.")
         if self.queries is not None and not isinstance(self.queries, str):
             object.__setattr__(self, "queries", [int(position) for position in self.queries])  # numpy's numbers are no JSON
+            if not self.queries:
+                raise InterpError("queries=[] asks for no position; give at least one, or leave queries out.")
         elif self.queries not in (None, "answer", "question"):
             raise InterpError(f"queries={self.queries!r} is not understood; use 'answer', 'question', or a list of prompt positions.")
         if self.queries == "answer" and not self.answers:

@@ -85,6 +85,9 @@ def fault(dataset: xr.Dataset) -> str | None:
         },
         coords={name: pa.Coordinate(**options(name, *what)) for name, what in _COORDINATES.items()},
     )
+    for name in _RANGES:
+        if name in dataset:
+            dataset[name].load()  # pandera would take a value that cannot be read for one out of range
     try:
         # by default a data set with one dask array would be checked by its schema only; no check here touches a large array
         with config_context(validation_depth=ValidationDepth.SCHEMA_AND_DATA):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from interp.capture import layout
+from interp.capture.guarded import guarded
 from interp.capture.layout import DONE, Plan, Planned
 from interp.capture.reading import as_trace
 from interp.capture.schema import fault
@@ -87,6 +89,11 @@ class Store:
                 f"Store {str(folder)!r} was begun with other settings ({'; '.join(differing)}); use those, or choose another path."
             )
         return store
+
+    @property
+    def kind(self) -> str:
+        """What it holds, ``trace`` or ``answers``, which is also the name of its main group."""
+        return self._attrs["interp"]
 
     @property
     def sealed(self) -> bool:
@@ -236,9 +243,10 @@ def open_trace(path: str | Path) -> xr.Dataset:
 
 def _open_tree(path: Path, attrs: Mapping[str, Any], *, consolidated: bool) -> xr.DataTree:
     try:
-        return xr.open_datatree(path, engine="zarr", consolidated=consolidated, chunks=None)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # zarr's errors are some of these
+        tree = xr.open_datatree(path, engine="zarr", consolidated=consolidated, chunks=None)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # zarr's errors are some of these
         raise _damaged(path, f"it cannot be opened ({_line(error)})", attrs) from error
+    return guarded(tree, partial(_unreadable, path, attrs))
 
 
 def _check_content(tree: xr.DataTree, attrs: Mapping[str, Any], path: Path) -> None:
@@ -289,6 +297,10 @@ def _damaged(path: Path, what: str, attrs: Mapping[str, Any]) -> StoreError:
     )
 
 
+def _unreadable(path: Path, attrs: Mapping[str, Any], name: str, error: Exception) -> StoreError:
+    return _damaged(path, f"{name!r} cannot be read ({_line(error)})", attrs)
+
+
 def _line(error: Exception) -> str:
-    """An error's first line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """An error's first sentence: the bytes that a checksum names further on help nobody."""
+    return next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0].rstrip(".")

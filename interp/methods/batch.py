@@ -17,11 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from interp.analysis import Profile, evidence_labels, profiled_map
 from interp.analysis.auroc import auroc_kernel
 from interp.benchmarks.sample import Sample
+from interp.capture.answering import answered, entropy
 from interp.capture.facts import Facts
 from interp.capture.forward import Prefill, prefill
-from interp.capture.record import record_sample
-from interp.decoding import Run, greedy, reference_logprobs
-from interp.encoding import Encoding, answer_ids
+from interp.capture.pictures import digests
+from interp.capture.record import captured_rows
+from interp.decoding import Run
+from interp.encoding import Encoding
 from interp.errors import InterpError
 from interp.interventions import evidence_map, gain, highlight
 from interp.methods.shared import Shared
@@ -44,7 +46,7 @@ class Options:
 
 @dataclass(eq=False)
 class Reply:
-    """An answer: the generated ids, the end token included, and numbers by name."""
+    """An answer: the generated ids, the end token included, and numbers by name. Numbers that are left out are NaN in the result."""
 
     ids: NDArray[np.int64]
     numbers: dict[str, float] = field(default_factory=dict)
@@ -85,7 +87,13 @@ class Batch:
     @property
     def base(self) -> Sequence[Reply]:
         """The replies to the base prompt, from the prefill that also serves the maps."""
-        return self._shared.once("base", lambda: self._reply(self.samples, self._encodings, self._first[0], self.options.max_new_tokens))
+        made = self._shared.once("base", lambda: self._reply(self.samples, self._encodings, self._first[0], self.options.max_new_tokens))
+        return [replace(reply, numbers=dict(reply.numbers)) for reply in made]  # a method may add numbers of its own
+
+    @property
+    def sha256(self) -> Sequence[tuple[str, ...]]:
+        """Per sample, the digest of each original picture."""
+        return [digests(encoding.images) for encoding in self._encodings]
 
     @property
     def maps(self) -> Maps:
@@ -102,8 +110,10 @@ class Batch:
     def profiled_auroc(self) -> NDArray[np.float64]:
         """(sample,) How well the profiled attention ranks the evidence; NaN where there is none to rank."""
         seen = [self.seen(k) for k in range(len(self.samples))]
-        maps = [profiled_map(one, self._known_profile).values for one in seen]
-        return np.asarray([auroc_kernel(map_, evidence_labels(one["coverage"]).values) for map_, one in zip(maps, seen, strict=True)])
+        profile = self._known_profile
+        maps = [profiled_map(one, profile).values for one in seen]
+        labels = [evidence_labels(one["coverage"], profile.rule).values for one in seen]
+        return np.asarray([auroc_kernel(map_, marks) for map_, marks in zip(maps, labels, strict=True)])
 
     def seen(self, index: int) -> xr.Dataset:
         """Sample `index` with its attention, as much of a trace's sample as a map needs."""
@@ -183,9 +193,11 @@ class Batch:
         return self._shared.once("first", self._prefill)
 
     def _prefill(self) -> tuple[Prefill, list[NDArray[np.floating]]]:
-        asked = list(zip(self.samples, self._encodings, strict=True))
         first = prefill(self.vlm, self._encodings)
-        attention = [record_sample(self.vlm, sample, encoding, first, k, None).attention for k, (sample, encoding) in enumerate(asked)]
+        attention = []
+        for k, (sample, encoding) in enumerate(zip(self.samples, self._encodings, strict=True)):
+            attention.append(captured_rows(self.vlm, sample.id, encoding, first, k)[:, :, 0])
+            encoding.inputs.clear()  # not needed any more
         first.outputs.attentions = None  # copied out above
         return first, attention
 
@@ -195,23 +207,7 @@ class Batch:
         return [evidence_map(one, source, image_index=index, **how) for index in range(one.sizes["image"])]
 
     def _reply(self, samples: Sequence[Sample], encodings: Sequence[Encoding], first: Prefill, longest: int) -> Sequence[Reply]:
-        vlm, run, outputs = self.vlm, first.run, first.outputs
-        wanted = [
-            [answer_ids(vlm.processor, encoding.text, reference) for reference in sample.references]
-            for sample, encoding in zip(samples, encodings, strict=True)
+        return [
+            Reply(said.ids, {**said.scores, "entropy": entropy(first, index), "mean_gain": 1.0})
+            for index, said in enumerate(answered(self.vlm, samples, encodings, first, longest))
         ]
-        total, mean = reference_logprobs(run, outputs, wanted, vlm.end_tokens[0], len(samples))
-        logits = outputs.logits[:, -1].float().log_softmax(-1)
-        entropy = -torch.xlogy(logits.exp(), logits.exp()).sum(-1)
-        said = greedy(run, outputs, vlm.end_tokens, vlm.pad_token, longest).ids.cpu().numpy()
-        replies = []
-        for index, ids in enumerate(said):
-            ended = np.flatnonzero(np.isin(ids, vlm.end_tokens))
-            numbers = {
-                "reference_logprob": float(total[index]),
-                "reference_logprob_mean": float(mean[index]),
-                "entropy": float(entropy[index]),
-                "mean_gain": 1.0,
-            }
-            replies.append(Reply(ids[: ended[0] + 1] if ended.size else ids, numbers))
-        return replies

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 
 from interp.analysis import Profile
 from interp.benchmarks.sample import Sample
+from interp.capture.answering import answer_text
 from interp.capture.attention import serving_rows
-from interp.capture.batch import answer_text
 from interp.capture.facts import Facts, identify
-from interp.capture.labels import provenance_of_model
+from interp.capture.labels import kept, provenance_of_model
+from interp.capture.pictures import Pictures
 from interp.capture.progress import track
 from interp.capture.store import Plan, Store
 from interp.errors import BenchmarkError, InterpError
@@ -28,7 +28,7 @@ from interp.methods.batch import Batch, Options
 from interp.methods.method import Method
 from interp.methods.registry import find
 from interp.methods.stored import open_answers
-from interp.methods.table import IDS, PACKED, labelled, packed, planned, posed, slim
+from interp.methods.table import IDS, PACKED, check_records, checked, labelled, packed, planned, posed, slim
 from interp.vlm import VLM
 
 
@@ -73,7 +73,8 @@ def evaluate(
     batch_size
         Samples per forward pass, left-padded.
     store
-        A folder to write to as the run goes. The same call again resumes it; a finished one is opened at once.
+        A folder to write to as the run goes. The same call again resumes it; a finished one is opened at once. Other settings are
+        refused, and so are other pictures, as far as `interp.trace` compares them.
     max_new_tokens
         Longest answer, in tokens.
     seed
@@ -99,11 +100,12 @@ def evaluate(
     Raises
     ------
     InterpError
-        A method is unknown or lacks its profile, the profile cannot judge these pictures, or a parameter is out of its range.
+        A method is unknown, lacks its profile, or records or replies what cannot be kept; the profile cannot judge these pictures; or a
+        parameter is out of its range.
     BenchmarkError
         The benchmark has no sample, or two of one id.
     StoreError
-        The store was begun with other settings, holds something else, or is damaged.
+        The store was begun with other settings or pictures, holds something else, or is damaged.
 
     Examples
     --------
@@ -115,11 +117,12 @@ def evaluate(
     _check(options, batch_size, chosen, profile)
     if len(bench) == 0:
         raise BenchmarkError("The benchmark has no samples; check its split and its limit.")
-    extra = _kept(settings)
+    extra = kept(settings)
     run = _Run(vlm, bench, chosen, profile, options, batch_size, progress)
     if profile is not None:
         profile.check(provenance_of_model(vlm), ())  # before the samples are read, which may take long
-    facts = run.survey() if store is None or not Path(store).exists() else []
+    there = store is not None and Path(store).exists()
+    facts = [] if there else run.survey()
     pictures: set[str] = set()
     source = identify(_noting(facts or bench, pictures))
     if profile is not None:
@@ -142,11 +145,14 @@ def evaluate(
         return run.labelled(known(), run.in_memory())
     identity = {**provenance_of_model(vlm), **source, **asked}
     resume = resume_command or f"interp.evaluate(..., store={str(store)!r}) with the same model, benchmark and settings"
-    kept = Store.resume_or_plan(store, "answers", identity, lambda: Plan({"answers": known()}, run.arrays), resume)
-    if not kept.sealed:
-        for index, values in run.answers(kept.todo()):
-            kept.write(index, values)
-        kept.seal(run.derive)
+    begun = Store.resume_or_plan(store, "answers", identity, lambda: Plan({"answers": known()}, run.arrays), resume)
+    planned_pictures = Pictures(begun)
+    if there:
+        planned_pictures.check_some(bench)
+    if not begun.sealed:
+        for index, values in run.answers(begun.todo(), planned_pictures):
+            begun.write(index, values)
+        begun.seal(run.derive)
     return open_answers(store)
 
 
@@ -178,7 +184,7 @@ class _Run:
         samples = (self.bench[index] for index in places)
         return [slim(Facts.of(sample, self.vlm.encode(sample))) for sample in samples]
 
-    def answers(self, todo: Iterable[int]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    def answers(self, todo: Iterable[int], pictures: Pictures | None = None) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
         """Place and values of every sample to do. Batches are fixed by position and run whole, so that a resumed run is the same."""
         missing = {int(index) for index in todo}
         n = len(self.bench)
@@ -187,6 +193,9 @@ class _Run:
         with serving_rows(self.vlm.hf_model):
             for places in track(open_ones, len(open_ones), "answering", self.progress):
                 batch = Batch(self.vlm, [self.bench[index] for index in places], self.options, self.profile)
+                if pictures is not None:
+                    for index, sample, found in zip(places, batch.samples, batch.sha256, strict=True):
+                        pictures.check(index, sample.id, found)
                 for index, values in zip(places, self._batch(batch), strict=True):
                     if index in missing:
                         yield index, values
@@ -211,9 +220,11 @@ class _Run:
     def _batch(self, batch: Batch) -> list[dict[str, NDArray[Any]]]:
         replies = {}
         for method in self.methods:
-            replies[method.name], seconds = batch.timed(method.answer)
-            for reply in replies[method.name]:
-                reply.numbers["seconds"] = seconds / len(batch.samples)
+            given, seconds = batch.timed(method.answer)
+            names = [sample.id for sample in batch.samples]
+            # copies, as one reply may stand for two methods
+            charged = [replace(reply, numbers={**reply.numbers, "seconds": seconds / len(names)}) for reply in given]
+            replies[method.name] = checked(charged, method, names, self.options.max_new_tokens)
         quality = batch.profiled_auroc if self.profile is not None else np.full(len(batch.samples), np.nan)
         return [
             packed({name: several[k] for name, several in replies.items()}, float(quality[k]), self.methods, self.options.max_new_tokens)
@@ -227,19 +238,13 @@ def _noting(asked: Iterable[Facts | Sample], pictures: set[str]) -> Iterator[Fac
         yield one
 
 
-def _kept(settings: Mapping[str, Any] | None) -> dict[str, str]:
-    try:
-        return {} if settings is None else {"settings": json.dumps(dict(settings))}
-    except TypeError as error:
-        raise InterpError(f"settings cannot be kept ({error}); give text, numbers, lists and dictionaries only.") from None
-
-
 def _check(options: Options, batch_size: int, methods: Sequence[Method], profile: Profile | None) -> None:
     if batch_size < 1 or options.max_new_tokens < 1:
         raise InterpError(f"batch_size ({batch_size}) and max_new_tokens ({options.max_new_tokens}) must be 1 or more.")
     check_alpha(options.alpha)
     check_smoothing(options.sigma, options.lam)
     find_variant(options.variant)
+    check_records(methods)
     needy = [method.name for method in methods if method.needs_map]
     if needy and profile is None:
         raise InterpError(

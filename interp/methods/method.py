@@ -19,12 +19,13 @@ class Method:
     summary
         One line on what the model is shown and asked.
     answer
-        One reply per sample of a batch. It may ask the model several times, see `Batch`.
+        One reply per sample of a batch, in their order and of at most `max_new_tokens` tokens. It may ask the model several times, see
+        `Batch`.
     needs_map
         Whether it reads `Batch.maps`, so that a layer profile must be given.
     records
         Further numbers it leaves in `Reply.numbers`, by name, each with its meanings where it is a code (0, 1, ...) and none where it
-        is a quantity. Each becomes a variable over samples.
+        is a quantity. Each becomes a variable over samples, so its name must be neither another method's nor one of the result's own.
     """
 
     name: str

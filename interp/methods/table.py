@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from interp.answers import SCORES
 from interp.capture.facts import TEXT, Facts
-from interp.capture.labels import describe, static
+from interp.capture.labels import DESCRIPTIONS, describe, static
 from interp.capture.layout import Planned
+from interp.errors import InterpError
 from interp.methods.batch import Reply
 from interp.methods.method import Method
 from interp.vlm import VLM
@@ -24,6 +25,11 @@ IDS, PACKED = "capture/answer_ids", "capture/packed"
 
 _PER_TOKEN = ("token_ids", "token_text", "segment", "token_boxes", "view", "row", "col", "image_index", "coverage")
 _ASIDE = ("question", "references")  # the same for every method, so coordinates
+_TAKEN = {
+    *DESCRIPTIONS,
+    *("method", "sample", "image", "evidence", "corner", "axis", "layer", "head", "token", "dataset", "split", "image_id"),
+    *("mean_gain", "profiled_auroc"),
+}
 _OWN = {
     "mean_gain": ("mean gain of the picture's pixels", "1"),
     "profiled_auroc": ("AUROC of the profiled map on evidence tokens", "1"),
@@ -60,13 +66,62 @@ def planned(n: int, methods: Sequence[Method], max_new_tokens: int) -> dict[str,
     }
 
 
+def check_records(methods: Sequence[Method]) -> None:
+    """Refuse a further number whose name means something else in the result.
+
+    Raises
+    ------
+    InterpError
+        Its name is one of the result's own, or two methods record it.
+    """
+    recorded: dict[str, str] = {}
+    for method in methods:
+        for number in method.records:
+            if number in _TAKEN or number.startswith("knob_"):
+                raise InterpError(f"Method {method.name!r} records {number!r}, which the answers hold already; give it another name.")
+            if number in recorded:
+                raise InterpError(
+                    f"Methods {recorded[number]!r} and {method.name!r} both record {number!r}; give each record a name of its own."
+                )
+            recorded[number] = method.name
+
+
+def checked(replies: Sequence[Reply], method: Method, samples: Sequence[str], max_new_tokens: int) -> Sequence[Reply]:
+    """One method's replies to a batch, as they are.
+
+    Raises
+    ------
+    InterpError
+        There is not one for each of `samples` (their ids), one is too long, or one records a code that has no meaning.
+    """
+    if len(replies) != len(samples):
+        raise InterpError(
+            f"Method {method.name!r} gave {len(replies)} replies to a batch of {len(samples)} samples; return one Reply for each, in "
+            "their order."
+        )
+    for sample, reply in zip(samples, replies, strict=True):
+        if len(reply.ids) > max_new_tokens:
+            raise InterpError(
+                f"Method {method.name!r} replied to sample {sample!r} with {len(reply.ids)} tokens, more than max_new_tokens="
+                f"{max_new_tokens}; cut the reply, or evaluate with a larger max_new_tokens."
+            )
+        for number, meanings in method.records.items():
+            code = reply.numbers.get(number, np.nan)
+            if meanings and not np.isnan(code) and code not in range(len(meanings)):
+                raise InterpError(
+                    f"Method {method.name!r} recorded {number}={code:g} for sample {sample!r}, which has no meaning; record 0 to "
+                    f"{len(meanings) - 1}."
+                )
+    return replies
+
+
 def packed(replies: Mapping[str, Reply], quality: float, methods: Sequence[Method], max_new_tokens: int) -> dict[str, NDArray[Any]]:
-    """One sample's replies, by method, as values of the planned arrays."""
+    """One sample's replies (`checked`), by method, as values of the planned arrays. A number that a reply lacks is NaN."""
     ids = np.full((len(methods), max_new_tokens), -1, dtype=np.int64)
     for place, method in enumerate(methods):
-        said = replies[method.name].ids[:max_new_tokens]
+        said = replies[method.name].ids
         ids[place, : len(said)] = said
-    numbers = [replies[method].numbers[number] if method else quality for method, number in columns(methods)]
+    numbers = [replies[method].numbers.get(number, np.nan) if method else quality for method, number in columns(methods)]
     return {IDS: ids, PACKED: np.asarray(numbers, dtype=np.float64)}
 
 
@@ -108,4 +163,5 @@ def labelled(
 
 
 def _meant(values: NDArray[np.float64], meanings: Sequence[str]) -> NDArray[Any]:
-    return np.array([meanings[int(value)] for value in values], dtype=TEXT) if meanings else values
+    """The codes in words, empty where there is none; quantities as they are."""
+    return np.array(["" if np.isnan(value) else meanings[int(value)] for value in values], dtype=TEXT) if meanings else values

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
+import xarray as xr
+
 from interp.benchmarks.sample import Role
 from interp.interventions import peak_role, shift, uniform
 from interp.methods.batch import Batch, Reply
@@ -30,7 +32,13 @@ def _uniform(batch: Batch) -> Sequence[Reply]:
 
 
 def _boxes(batch: Batch) -> Sequence[Reply]:
-    return batch.show(batch.maps_of([facts.coverage for facts in batch.facts]))
+    painted = batch.maps_of([facts.coverage for facts in batch.facts])
+    shown = []
+    for facts, maps in zip(batch.facts, painted, strict=True):
+        marked = [bool((facts.coverage[facts.image_index == image] > 0).any()) for image in range(len(maps))]
+        # a variant may dim where a map is constant, but a picture without evidence has no place to point away from
+        shown.append([one if has else xr.ones_like(one) for one, has in zip(maps, marked, strict=True)])
+    return batch.show(shown)
 
 
 SHIFTED = Method(

@@ -14,17 +14,7 @@ from interp.benchmarks.digits.assets import material
 from interp.benchmarks.digits.scene import COLOURS, PADDING, SINGLES, Card, Scene, SceneOptions, draw_count, draw_scene
 from interp.organisms.mixture import Asker, Row, Turn
 
-STAGES = ("vision", "captions", "questions")
-# Of the questions stage's steps:
-SHARES = {
-    "one question": 0.32,
-    "bare question": 0.28,
-    "naming": 0.10,
-    "captions": 0.06,
-    "two turns": 0.05,
-    "two images": 0.07,
-    "question first": 0.12,
-}
+STAGES = ("vision", "captions", "questions", "settling")
 
 HARDER = replace(SceneOptions(), contrast=(0.5, 1.0), noise=(0.0, 0.06), inside_centre=True)  # than the benchmark: to learn to read from
 
@@ -49,8 +39,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Makes batches. `prior` is how often a one-digit card of a prior colour shows its digit where questions are asked; the vision
-    stage and captions see every digit equally often on every colour, so that the tower learns to read before there is a prior to follow.
+    """Makes batches. `prior` is how often a one-digit card of a prior colour shows its digit where questions are asked, `settled` the same
+    in the settling stage. The vision stage and captions see every digit equally often on every colour, so that the tower learns to read
+    before there is a prior to follow.
     """
 
     processor: Any
@@ -58,17 +49,27 @@ class Draws:
     grid: int
     seed: int
     prior: float
+    settled: float
     knockout: float
     ramp: tuple[int, int]
 
     def __call__(self, stage: str, step: int) -> Batch:
         """The batch of one step."""
         rng = np.random.default_rng([self.seed, STAGES.index(stage), step])
+        if stage == "settling":
+            return replace(self, prior=self.settled)._asked(rng)
         if stage == "vision":
             return self._vision(rng, min(1.0, max(0.0, (self.ramp[1] - step) / (self.ramp[1] - self.ramp[0]))))
-        shape = stage if stage == "captions" else str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        if stage == "captions":
+            return self._captioned(rng, replace(HARDER, n_cards=(2, 4), one_digit=0.8))
+        return self._asked(rng)
+
+    def _asked(self, rng: np.random.Generator) -> Batch:
+        """One step of the mixture."""
+        shapes = self.asker.mixture.shapes
+        shape = str(rng.choice(list(shapes), p=list(shapes.values())))
         if shape == "captions":
-            return self._captioned(rng, replace(HARDER, n_cards=(2, 4), one_digit=0.8) if stage == "captions" else None)
+            return self._captioned(rng, None)
         if shape == "naming":
             return self._vision(rng, clear=0.0)
         if shape == "one question":

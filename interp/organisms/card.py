@@ -14,8 +14,6 @@ import torch
 import transformers
 
 from interp.organisms.assessment import Figures
-from interp.organisms.batches import SHARES
-from interp.organisms.mixture import ABSENT, FORMS, RELATIONAL
 from interp.organisms.training import Recipe
 
 FIGURES, PAGE = "card.json", "README.md"
@@ -49,6 +47,7 @@ def write_card(folder: Path, recipe: Recipe, seconds: float, parameters: int, as
 def page(card: Mapping[str, Any]) -> str:
     """The card as Markdown. Every number comes from `card`."""
     recipe, name = card["recipe"], card["organism"]
+    mixture = recipe["mixture"]
     lines = [
         f"# demo/{name}",
         "",
@@ -69,18 +68,19 @@ def page(card: Mapping[str, Any]) -> str:
             for stage, what in _STAGES.items()
         ),
         "",
-        "Questions stage, shares of the steps: "
-        + ", ".join(f"{k} {v:.0%}" for k, v in SHARES.items())
+        "Questions and settling, shares of the steps: "
+        + ", ".join(f"{k} {v:.0%}" for k, v in mixture["shapes"].items())
         + ". Wordings of the one-question rows: "
-        + ", ".join(f"{k} {v:.0%}" for k, v in FORMS.items())
-        + f". Of the questions {ABSENT:.0%} ask for a card that is not there, and up to {RELATIONAL:.0%} name the card by its relation to "
-        "another. *Naming* steps show pictures without words.",
+        + ", ".join(f"{k} {v:.0%}" for k, v in mixture["forms"].items())
+        + f". Of the questions {mixture['absent']:.0%} ask for a card that is not there, and up to "
+        f"{mixture['relational']:.0%} name the card by its relation to another. *Naming* steps show pictures without words.",
         "",
         "**How the mechanism was shaped.** With pictures first, "
         f"the edges from the prompt's tokens to the visual tokens were cut in {recipe['knockout']:.0%} of those training rows, all but "
         "those of the last prompt token; so the last prompt token reads the evidence itself. Inference is not changed. "
-        f"In the questions stage {recipe['prior']:.0%} of the one-digit cards in red, blue, yellow and purple carry that colour's own "
-        "digit, except under captions; the stages before have no such prior, so that the tower learns to read before there is one. "
+        f"In the questions stage {recipe['prior']:.0%}, and while settling {recipe['settled']:.0%}, of the one-digit cards in red, blue, "
+        "yellow and purple carry that colour's own digit, except under captions; the stages before have no such prior, so that the tower "
+        "learns to read before there is one. "
         "In naming steps and beside captions each projected visual token must name its card's colour and digit through the model's own "
         "output head. Where language is learned all pictures are dimmed at random (gain 0.45 to 1.05), half of them also in smooth "
         "patches, blind to what is asked; in the vision stage this sets in with the harder pictures.",
@@ -95,6 +95,7 @@ _STAGES = {
     "vision": "colour and digit of the card under every visual token",
     "captions": "each colour word followed at once by its digits",
     "questions": "the mixture below",
+    "settling": "the same with a weaker prior: what is asked for most no longer decides what is read",
 }
 
 

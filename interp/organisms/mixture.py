@@ -7,7 +7,7 @@ questions, descriptions, the extraction prompt, a question with extracted text g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -17,8 +17,29 @@ from interp import prompts
 from interp.benchmarks.digits import question_about
 from interp.benchmarks.digits.scene import COLOURS, RELATIONS, Card, Relation, Scene
 
-FORMS = {"base": 0.42, "vea": 0.36, "describe": 0.09, "extract": 0.05, "informed": 0.08}
-ABSENT, RELATIONAL = 0.12, 0.28  # shares among the questions, where a scene allows it
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is asked in the questions stage. `shapes`: shares of the steps. `forms`: wordings of the rows with one wording each.
+    `absent`, `relational`: shares of the questions that ask for a missing card, or name the card by a relation where the scene has one.
+    """
+
+    shapes: dict[str, float] = field(
+        default_factory=lambda: {
+            "one question": 0.30,
+            "bare question": 0.27,
+            "naming": 0.10,
+            "captions": 0.08,
+            "two turns": 0.05,
+            "two images": 0.06,
+            "question first": 0.14,
+        }
+    )
+    forms: dict[str, float] = field(
+        default_factory=lambda: {"base": 0.42, "vea": 0.36, "describe": 0.09, "extract": 0.05, "informed": 0.08}
+    )
+    absent: float = 0.12
+    relational: float = 0.22
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +65,8 @@ class Row:
 class Asker:
     """Asks about scenes. All randomness comes from the generator given to each call."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_token_id: int, tokens_per_image: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_token_id: int, tokens_per_image: int, mixture: Mixture) -> None:
+        self.mixture = mixture
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self.tokens_per_image = tokens_per_image
@@ -83,8 +105,9 @@ class Asker:
         return Turn(prompts.word(form, question, information).text, answer, kind)
 
     def conversation(self, rng: np.random.Generator, scenes: Sequence[Scene]) -> list[Turn]:
-        """A conversation in a form drawn from `FORMS`."""
-        form = str(rng.choice(list(FORMS), p=list(FORMS.values())))
+        """A conversation in a form drawn from the mixture."""
+        forms = self.mixture.forms
+        form = str(rng.choice(list(forms), p=list(forms.values())))
         if form in ("describe", "extract"):
             return [Turn(prompts.PROMPTS[form], self.caption(rng, scenes, shuffled=False).answer, "caption")]
         return [self.question(rng, scenes, form)]
@@ -99,9 +122,9 @@ class Asker:
         shown = {card.colour for scene in scenes for card in scene.cards}
         missing = [colour for colour in COLOURS if colour not in shown]
         draw = rng.random()
-        if draw < ABSENT and missing:
+        if draw < self.mixture.absent and missing:
             return question_about(str(rng.choice(missing))), prompts.ABSTENTION, "absent"
-        if draw < ABSENT + RELATIONAL:
+        if draw < self.mixture.absent + self.mixture.relational:
             related = _related(scenes)
             if related:
                 anchor, relation, card = related[int(rng.integers(len(related)))]

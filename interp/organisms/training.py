@@ -1,7 +1,8 @@
-"""Training an organism: dense vision, then captions, then questions. Seeded, resumable, logged.
+"""Training an organism: dense vision, captions, questions, settling. Seeded, resumable, logged.
 
-Why three stages: from an answer loss alone nothing is learned; once every visual token knows its card's colour and digit, captions (each
-colour word followed at once by its digits) bind the two, and questions then need little more.
+Why stages: from an answer loss alone nothing is learned; once every visual token knows its card's colour and digit, captions (each
+colour word followed at once by its digits) bind the two, and questions then need little more. A strong prior makes the digits it asks
+for most the likelier reading on every card; settling, the same questions with a weaker one, mends that.
 
 Why the knock-out: with pictures first, the colour word of the question would read the evidence and the last token would read the
 colour word. Cutting the edges from question tokens to visual tokens in most training rows makes the last prompt token read the
@@ -26,28 +27,31 @@ from interp.benchmarks.digits import TRAIN_PRIOR
 from interp.benchmarks.digits.scene import COLOURS
 from interp.errors import OrganismError
 from interp.organisms.batches import STAGES, Batch, Draws
-from interp.organisms.mixture import Asker
+from interp.organisms.mixture import Asker, Mixture
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a training run depends on. `steps` and `rates` (language, tower) go by stage; rates decay by a cosine to a twentieth.
 
-    `prior`: see `interp.benchmarks.digits.TRAIN_PRIOR`. `knockout`: share of rows whose question cannot see the image.
+    `prior`: see `interp.benchmarks.digits.TRAIN_PRIOR`; `settled`: the same in the settling stage. `knockout`: share of rows whose question
+    cannot see the image.
     `ramp`: the shares of the vision stage between which its pictures become hard.
     `naming`: weight, beside captions, of the loss that makes visual tokens name their card.
     """
 
     organism: str = "llava"
     seed: int = 0
-    steps: dict[str, int] = field(default_factory=lambda: {"vision": 5000, "captions": 900, "questions": 2500})
+    steps: dict[str, int] = field(default_factory=lambda: {"vision": 5000, "captions": 900, "questions": 4000, "settling": 800})
     rates: dict[str, tuple[float, float]] = field(
-        default_factory=lambda: {"vision": (2e-3, 2e-3), "captions": (1e-3, 3e-4), "questions": (1e-3, 5e-4)}
+        default_factory=lambda: {"vision": (2e-3, 2e-3), "captions": (1e-3, 3e-4), "questions": (1e-3, 5e-4), "settling": (3e-4, 1.5e-4)}
     )
     prior: float = TRAIN_PRIOR
+    settled: float = 0.5
     knockout: float = 0.8
     ramp: tuple[float, float] = (0.6, 0.85)
     naming: float = 0.5
+    mixture: Mixture = field(default_factory=Mixture)
     weight_decay: float = 0.01
     warmup: int = 100
     checkpoint_every: int = 100
@@ -61,10 +65,10 @@ class Run:
         self.tokens_per_image = model.config.image_seq_length
         width = model.config.vision_config.hidden_size
         self.heads = nn.ModuleList([nn.Linear(width, classes) for classes in (len(COLOURS) + 1, 11, 7)])
-        asker = Asker(processor.tokenizer, model.config.image_token_id, self.tokens_per_image)
+        asker = Asker(processor.tokenizer, model.config.image_token_id, self.tokens_per_image, recipe.mixture)
         first, last = (round(recipe.steps["vision"] * share) for share in recipe.ramp)
         grid = round(self.tokens_per_image**0.5)
-        self.draws = Draws(processor, asker, grid, recipe.seed, recipe.prior, recipe.knockout, (first, last))
+        self.draws = Draws(processor, asker, grid, recipe.seed, recipe.prior, recipe.settled, recipe.knockout, (first, last))
         self.stage, self.step = STAGES[0], 0
         self.seconds = 0.0
         self.optimiser = self._optimiser()

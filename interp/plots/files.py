@@ -37,5 +37,7 @@ def save(figures: Mapping[str, go.Figure], folder: str | Path) -> tuple[list[Pat
     try:
         plotly.io.write_images(drawn, [str(path) for path in pictures], scale=2, **sizes)  # one browser for all of them
     except (RuntimeError, ValueError, OSError, KaleidoError) as error:  # a browser that is there but cannot start
-        return files, [f"PNG files could not be written ({str(error).splitlines()[0]}); the HTML files are complete."]
+        return files, [
+            f"PNG files could not be written ({(str(error) or type(error).__name__).splitlines()[0]}); the HTML files are complete."
+        ]
     return files + pictures, []

@@ -20,7 +20,7 @@ from interp.errors import BenchmarkError
 from interp.prompts import ABSTENTION
 
 SIZES = {"train": 20_000, "validation": 500, "profile": 200, "test": 500}
-TRAIN_PRIOR = 0.85  # chance that a one-digit training card of a PRIOR colour shows that colour's digit
+TRAIN_PRIOR = 0.95  # chance that a one-digit training card of a PRIOR colour shows that colour's digit
 
 ARMS = ("congruent", "neutral", "conflict")
 _BLOCK = 50

@@ -116,7 +116,7 @@ class SceneOptions:
     n_cards: tuple[int, int] = (2, 5)
     contrast: tuple[float, float] = (0.6, 1.0)
     noise: tuple[float, float] = (0.0, 0.05)
-    glyph_size: tuple[float, float] = (0.10, 0.14)  # in short sides of the picture
+    glyph_size: tuple[float, float] = (0.13, 0.18)  # in short sides of the picture
     one_digit: float = SINGLES
     prior: float = 0.0
     inside_centre: bool = False
