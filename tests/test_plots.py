@@ -92,7 +92,7 @@ def test_every_figure_fits_the_page_and_has_a_caption(name: str) -> None:
 
 def test_every_public_figure_is_drawn_in_these_tests() -> None:
     used = (Path(__file__).parent / "drawings.py").read_text()
-    assert [name for name in plots.__all__ if f" {name}(" not in used] == []
+    assert [name for name in plots.__all__ if name != "save" and f" {name}(" not in used] == []
 
 
 # ----------------------------------------------------------------------------------------------------------- curves
