@@ -22,9 +22,13 @@ from interp.findings import Compared, Findings, analyse, compare_methods, draw, 
 from interp.interventions import evidence_map, highlight
 from interp.methods import evaluate
 from interp.settings import METHODS, TraceSettings
-from interp.vlm import VLM, load_vlm
+from interp.vlm import load_vlm
 
 _BATCH = 32
+_CHOICE = (
+    "layer_maps shows the correct answer whose profiled map has the median AUROC, before_after the first wrong answer that vea mends "
+    "(where there is none, a correct one)."
+)
 
 
 @dataclass(frozen=True)
@@ -73,21 +77,23 @@ def run_demo(model: str, n: int, out: str | Path, *, n_profile: int = 200, n_tra
     answers = evaluate(vlm, bench, METHODS, profile, batch_size=_BATCH, store=store, resume_command=again, progress=progress)
     compared = compare_methods(answers)
 
-    figures = draw(found) | draw_methods(compared) | _pictures(vlm, bench, ds, answers, profile)
+    figures = draw(found) | draw_methods(compared) | _pictures(bench, ds, answers, profile)
     drawn, notes = plots.save(figures, folder)
     stores = [folder / name for name in ("profile.zarr", "profile.json", "test.zarr", "answers.zarr")]
     files = [*stores, *write_tables(found, folder), *write_methods(compared, folder), *drawn]
     printed = [tables.profile_table(profile), *tables.analysis_tables(found), *tables.method_tables(compared)]
-    return Demo(found, compared, answers, printed, files, [*found.notes, *notes])
+    return Demo(found, compared, answers, printed, files, [*found.notes, *notes, _CHOICE])
 
 
-def _pictures(vlm: VLM, bench: Benchmark, ds: xr.Dataset, answers: xr.Dataset, profile: Profile) -> dict[str, go.Figure]:
+def _pictures(bench: Benchmark, ds: xr.Dataset, answers: xr.Dataset, profile: Profile) -> dict[str, go.Figure]:
     """Layer by layer on one question, and one question before and after VEA."""
     right = (ds["exact_match"].values == 1) & ~ds["knob_absent"].values
-    shown = _first(right & (ds["knob_kind"].values.astype(object) == "relation"), right)
+    quality = np.where(right, answers["profiled_auroc"].values, np.nan)
+    typical = np.abs(quality - np.nanmedian(quality)) if np.isfinite(quality).any() else np.zeros(len(right))
+    shown = int(np.nanargmin(typical))
     base, vea = (answers.sel({"method": name}) for name in ("base", "vea"))
     gained = (vea["exact_match"] > base["exact_match"]).values & ~ds["knob_absent"].values
-    mended = _first(gained, right)
+    mended = next((int(np.flatnonzero(each)[0]) for each in (gained, right) if each.any()), 0)
     picture = bench[mended].open_images()[0]
     sample = ds.isel(sample=mended).compute()
     seen = evidence_map(sample, profile)
@@ -97,8 +103,3 @@ def _pictures(vlm: VLM, bench: Benchmark, ds: xr.Dataset, answers: xr.Dataset, p
         "layer_maps": plots.layer_maps(ds.isel(sample=shown).compute(), bench[shown].open_images()[0]),
         "before_after": plots.before_after(sample, picture, seen, highlighted, before, after),
     }
-
-
-def _first(*choices: np.ndarray) -> int:
-    """The first sample of the first choice that holds any, else the first of all."""
-    return next((int(np.flatnonzero(each)[0]) for each in choices if each.any()), 0)
