@@ -95,7 +95,7 @@ _STAGES = {
     "vision": "colour and digit of the card under every visual token",
     "captions": "each colour word followed at once by its digits",
     "questions": "the mixture below",
-    "settling": "the same with a weaker prior: what is asked for most no longer decides what is read",
+    "settling": "the same with a weaker prior, at a lower rate",
 }
 
 

@@ -1,8 +1,8 @@
 """Training an organism: dense vision, captions, questions, settling. Seeded, resumable, logged.
 
 Why stages: from an answer loss alone nothing is learned; once every visual token knows its card's colour and digit, captions (each
-colour word followed at once by its digits) bind the two, and questions then need little more. A strong prior makes the digits it asks
-for most the likelier reading on every card; settling, the same questions with a weaker one, mends that.
+colour word followed at once by its digits) bind the two, and questions then need little more. Under a strong prior a card's colour answers
+for its digit, and answers come with less of a look; settling asks the same questions under a weaker one.
 
 Why the knock-out: with pictures first, the colour word of the question would read the evidence and the last token would read the
 colour word. Cutting the edges from question tokens to visual tokens in most training rows makes the last prompt token read the
