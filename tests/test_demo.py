@@ -65,3 +65,20 @@ def test_the_same_run_again_is_read_and_another_refused(found: Demo, folder: Pat
     np.testing.assert_array_equal(again.compared.scores["mean"].values, found.compared.scores["mean"].values)
     with pytest.raises(InterpError, match="samples"):
         small(20, folder)
+
+
+def test_the_pictures_are_of_the_samples_it_says(found: Demo, folder: Path) -> None:
+    """Before and after: the first wrong answer that vea mends, else a correct one; found here by going through the answers."""
+    answers = open_answers(folder / "answers.zarr").load()
+    base, vea = (answers.sel({"method": name}) for name in ("base", "vea"))
+    scores = list(zip(base["exact_match"].values, vea["exact_match"].values, answers["knob_absent"].values, strict=True))
+    mended = [k for k, (before, after, absent) in enumerate(scores) if not absent and before == 0 and after == 1]
+    right = [k for k, (before, _, absent) in enumerate(scores) if not absent and before == 1]
+    k = [*mended, *right][0]
+    shown = (folder / "before_after.html").read_text(encoding="utf-8")
+    assert str(answers["question"].values[k]) in shown
+    assert f"Answer: {vea['prediction'].values[k]}" in shown and f"Answer: {base['prediction'].values[k]}" in shown
+    quality = {k: float(answers["profiled_auroc"][k]) for k in right if np.isfinite(answers["profiled_auroc"][k])}
+    middle = float(np.median(list(quality.values())))
+    typical = min(quality, key=lambda k: abs(quality[k] - middle))
+    assert str(answers["question"].values[typical]) in (folder / "layer_maps.html").read_text(encoding="utf-8")

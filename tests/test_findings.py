@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from interp.analysis import profile_layers
+from interp.analysis import profile_layers, rapt
 from interp.errors import InterpError
 from interp.findings import analyse, compare_methods, draw, draw_methods, write_tables
 from interp.settings import EvaluateSettings, TraceSettings
@@ -51,6 +52,34 @@ def test_methods_are_compared_with_base_and_inst() -> None:
     assert float(compared.against[1]["difference"].sel({"method": "vea"})) == pytest.approx(by_hand.mean())
     assert set(draw_methods(compared)) == {"methods"}
     Console(quiet=True).print(*method_tables(compared))
+
+
+def test_the_effect_by_quality_is_of_the_highlighting_alone() -> None:
+    """`vea` less `inst`, counted by hand; `inst` differs from `base` here, so that taking the wrong one shows."""
+    answers = planted_answers(80, {"inst": 0.3, "vea": -0.2}, seed=3)
+    quality = np.random.default_rng(0).uniform(0, 1, 80)
+    compared = compare_methods(answers.assign(profiled_auroc=("sample", quality)))
+    assert compared.effect is not None and compared.quality is not None
+    table = dict(zip(answers["method"].values.astype(object), answers["exact_match"].values, strict=True))
+    low = quality < 0.5
+    assert float(compared.effect["mean"][0]) == pytest.approx((table["vea"] - table["inst"])[low].mean())
+    assert float(compared.quality["mean"].sel({"method": "base"})[0]) == pytest.approx(table["base"][low].mean())
+    assert set(draw_methods(compared)) == {"methods", "accuracy_by_quality"}
+
+
+def test_every_analysis_follows_the_overlap_rule_of_the_profile() -> None:
+    ds, elsewhere = planted(40, seed=1), planted(40, seed=2)
+    profile = profile_layers(elsewhere.assign_coords(image_id=("sample", [f"other {k}" for k in range(40)])), rule="half")
+    found = analyse(ds, profile)
+    rule_matters = analyse(ds, replace(profile, rule="any"))
+    measured = found.measures["relative attention on evidence"]["mean"].sel(group="correct")
+    right = (ds["exact_match"].values == 1) & ~ds["knob_absent"].values
+    expected = rapt(ds, rule="half").sel(section="evidence", layer=list(profile.layers)).mean("layer").values[right]
+    assert float(measured) == pytest.approx(np.nanmean(expected))
+    for name in ("relative attention on evidence", "AUROC of the profiled map", "AUROC, mean over layers"):
+        one, other = (float(each.measures[name]["mean"].sel(group="correct")) for each in (found, rule_matters))
+        assert one != pytest.approx(other, abs=1e-6), name
+    assert found.disconnect is not None and found.disconnect.attrs["overlap_rule"] == "half"
 
 
 @pytest.mark.parametrize(

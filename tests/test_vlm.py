@@ -116,3 +116,16 @@ def test_bench_samples_have_the_length_asked_for() -> None:
         assert [len(vlm.encode(sample)) for sample in bench_samples(vlm, n, 2)] == [n, n]
     with pytest.raises(interp.errors.InterpError, match="too short for this model"):
         bench_samples(vlm, 100)
+
+
+def test_models_of_one_name_are_told_apart_by_their_weights(tmp_path: Path) -> None:
+    """A store or a profile of another training run must not pass for this one's."""
+    one, same, other = tiny_vlm(seed=0), tiny_vlm(seed=0), tiny_vlm(seed=1)
+    assert one.revision == same.revision != other.revision
+    assert VLM(one.hf_model, one.processor, revision="mine").revision == "mine"
+    found = []
+    for each in (one, other):
+        each.hf_model.save_pretrained(tmp_path)
+        each.processor.save_pretrained(tmp_path)
+        found.append(interp.load_vlm(tmp_path).revision)
+    assert found[0] != found[1]

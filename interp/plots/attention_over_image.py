@@ -9,7 +9,6 @@ import xarray as xr
 from PIL import Image
 
 from interp.plots.panels import BOXES, evenly, layer_panels
-from interp.plots.template import caption, finish, provenance
 
 
 def attention_over_image(sample: xr.Dataset, picture: Image.Image, layers: Sequence[int] | None = None, image_index: int = 0) -> go.Figure:
@@ -34,17 +33,4 @@ def attention_over_image(sample: xr.Dataset, picture: Image.Image, layers: Seque
     chosen = evenly(sample["layer"].values, 4) if layers is None else list(layers)
     panels = layer_panels(sample, picture, chosen, image_index, room=(1060, 480))
     text = "Head-mean attention of the last prompt token, each panel scaled to its own range. " + BOXES
-    about = [text, caption(provenance(sample), 1)]
-    width = max(560, panels.width + 48)
-    return finish(
-        panels.figure,
-        "Where the last prompt token looks",
-        about,
-        width=width,
-        height=panels.height,
-        top=72,
-        left=24,
-        right=width - panels.width - 24,
-        gap=16,
-        subtitle=panels.asked,
-    )
+    return panels.finished(sample, "Where the last prompt token looks", text)

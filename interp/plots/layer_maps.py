@@ -9,7 +9,7 @@ import xarray as xr
 from PIL import Image
 
 from interp.plots.panels import BOXES, evenly, layer_panels
-from interp.plots.template import HEAT, bar, caption, finish, provenance
+from interp.plots.template import HEAT, bar
 
 _SHARE = 0.995  # of the tokens' values lie within the scale: a few sinks would otherwise darken all the rest
 
@@ -41,18 +41,5 @@ def layer_maps(sample: xr.Dataset, picture: Image.Image, layers: Sequence[int] |
         f"Head-mean attention of the last prompt token, each token's value on the region it stands for. One scale for all panels, from "
         f"0 to {panels.top:.3g} (the {_SHARE:.1%} quantile over their tokens); what is above has the top colour. {BOXES}"
     )
-    about = [text, caption(provenance(sample), 1)]
-    width = max(560, panels.width + 24 + 84)
-    figure = finish(
-        panels.figure,
-        "Attention on the picture, layer by layer",
-        about,
-        width=width,
-        height=panels.height,
-        top=72,
-        left=24,
-        right=width - panels.width - 24,
-        gap=16,
-        subtitle=panels.asked,
-    )
+    figure = panels.finished(sample, "Attention on the picture, layer by layer", text, beside=84)
     return figure.update_layout(coloraxis={"colorscale": HEAT, "cmin": 0, "cmax": panels.top, "colorbar": bar("attention")})

@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 
 from interp.errors import InterpError
 from interp.geometry import paint
-from interp.plots.template import HEAT, ROLE_COLOURS, head_lines
+from interp.plots.template import HEAT, ROLE_COLOURS, caption, finish, head_lines, provenance
 
 LONGEST = 256  # pixels of the longer side that a panel carries: more only makes the file heavier
 GAP, WIDEST = 14, 320  # between panels, and of one panel
@@ -56,6 +56,22 @@ class Panels:
     height: int
     top: float
     asked: str
+
+    def finished(self, sample: xr.Dataset, title: str, text: str, beside: int = 24) -> go.Figure:
+        """The figure with title and caption, and `beside` pixels to the right of the panels."""
+        width = max(560, self.width + 24 + beside)
+        return finish(
+            self.figure,
+            title,
+            [text, caption(provenance(sample), 1)],
+            width=width,
+            height=self.height,
+            top=72,
+            left=24,
+            right=width - self.width - 24,
+            gap=16,
+            subtitle=self.asked,
+        )
 
 
 def layer_panels(
