@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 from rich.table import Table
@@ -18,7 +17,18 @@ from interp.benchmarks import load_benchmark
 from interp.benchmarks.benchmark import Benchmark
 from interp.capture import trace
 from interp.capture.probing import probed
-from interp.findings import Compared, Findings, analyse, compare_methods, draw, draw_methods, write_methods, write_tables
+from interp.findings import (
+    Compared,
+    Findings,
+    analyse,
+    compare_methods,
+    draw,
+    draw_methods,
+    mended_sample,
+    typical_sample,
+    write_methods,
+    write_tables,
+)
 from interp.interventions import evidence_map, highlight
 from interp.methods import evaluate
 from interp.settings import METHODS, TraceSettings
@@ -87,13 +97,8 @@ def run_demo(model: str, n: int, out: str | Path, *, n_profile: int = 200, n_tra
 
 def _pictures(bench: Benchmark, ds: xr.Dataset, answers: xr.Dataset, profile: Profile) -> dict[str, go.Figure]:
     """Layer by layer on one question, and one question before and after VEA."""
-    right = (ds["exact_match"].values == 1) & ~ds["knob_absent"].values
-    quality = np.where(right, answers["profiled_auroc"].values, np.nan)
-    typical = np.abs(quality - np.nanmedian(quality)) if np.isfinite(quality).any() else np.zeros(len(right))
-    shown = int(np.nanargmin(typical))
+    shown, mended = typical_sample(answers), mended_sample(answers)
     base, vea = (answers.sel({"method": name}) for name in ("base", "vea"))
-    gained = (vea["exact_match"] > base["exact_match"]).values & ~ds["knob_absent"].values
-    mended = next((int(np.flatnonzero(each)[0]) for each in (gained, right) if each.any()), 0)
     picture = bench[mended].open_images()[0]
     sample = ds.isel(sample=mended).compute()
     seen = evidence_map(sample, profile)

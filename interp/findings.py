@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
+from numpy.typing import NDArray
 
 from interp import analysis, plots
 from interp.analysis import Profile
@@ -147,6 +149,29 @@ def compare_methods(answers: xr.Dataset, score: str = "exact_match") -> Compared
             effect = analysis.by_grounding_quality(gained, answers["profiled_auroc"], answers["image_id"]).assign_attrs(answers.attrs)
             effect["mean"].attrs["long_name"] = "vea less inst"
     return Compared(scores, against, quality, effect)
+
+
+def mended_sample(answers: xr.Dataset) -> int:
+    """Position of the first answer that `base` gets wrong and `vea` right; without one, of the first right one (see `typical_sample`)."""
+    base, vea = (answers["exact_match"].sel({"method": name}).values for name in ("base", "vea"))
+    gained = np.flatnonzero((vea > base) & ~_absent(answers))
+    right = np.flatnonzero((base == 1) & ~_absent(answers))
+    return int([*gained, *right, 0][0])
+
+
+def typical_sample(answers: xr.Dataset) -> int:
+    """Position of the right answer of `base` whose profiled map has the median AUROC; the first sample where there is none.
+
+    Samples that show no answer (`knob_absent`) do not count, here and in `mended_sample`: nothing could be looked at.
+    """
+    right = (answers["exact_match"].sel({"method": "base"}).values == 1) & ~_absent(answers)
+    quality = np.where(right, answers["profiled_auroc"].values, np.nan)
+    return int(np.nanargmin(np.abs(quality - np.nanmedian(quality)))) if np.isfinite(quality).any() else 0
+
+
+def _absent(answers: xr.Dataset) -> NDArray[np.bool_]:
+    found = answers["knob_absent"].values if "knob_absent" in answers.variables else np.zeros(answers.sizes["sample"])
+    return found.astype(bool)
 
 
 def draw(found: Findings) -> dict[str, go.Figure]:

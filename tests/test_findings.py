@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from rich.console import Console
 
 from interp.analysis import profile_layers, rapt
 from interp.errors import InterpError
-from interp.findings import analyse, compare_methods, draw, draw_methods, write_tables
+from interp.findings import analyse, compare_methods, draw, draw_methods, mended_sample, typical_sample, write_tables
 from interp.settings import EvaluateSettings, TraceSettings
 from interp.tables import analysis_tables, method_tables
 from interp.testing import planted, planted_answers, traces
@@ -65,6 +66,16 @@ def test_the_effect_by_quality_is_of_the_highlighting_alone() -> None:
     assert float(compared.effect["mean"][0]) == pytest.approx((table["vea"] - table["inst"])[low].mean())
     assert float(compared.quality["mean"].sel({"method": "base"})[0]) == pytest.approx(table["base"][low].mean())
     assert set(draw_methods(compared)) == {"methods", "accuracy_by_quality"}
+
+
+def test_the_samples_to_draw_are_those_it_says() -> None:
+    scores = xr.DataArray([[0, 1, 0, 1, 1, 1], [0, 0, 1, 1, 0, 1]], dims=("method", "sample"), coords={"method": ["base", "vea"]})
+    answers = xr.Dataset({"exact_match": scores, "profiled_auroc": ("sample", [0.1, 0.9, 0.2, 0.5, 0.7, 0.0])})
+    asked = answers.assign_coords(knob_absent=("sample", [False, False, False, False, False, True]))
+    assert mended_sample(asked) == 2  # sample 1 is the first that vea loses
+    assert typical_sample(asked) == 4  # of 0.9, 0.5, 0.7; the absent one's 0.0 does not count
+    assert mended_sample(asked.isel(sample=[0, 1, 3])) == 1 and typical_sample(asked.isel(sample=[0, 2])) == 0
+    assert mended_sample(asked.isel(sample=[5, 0])) == 0
 
 
 def test_every_analysis_follows_the_overlap_rule_of_the_profile() -> None:
