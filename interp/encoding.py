@@ -175,7 +175,7 @@ def encode(processor: Any, config: Any, family: Family, sample: Sample, prompt: 
     bos = processor.tokenizer.bos_token
     outputs = processor(
         text=[rendered.text],
-        images=list(images),
+        images=[list(images)],  # nested: some families treat several pictures of one prompt differently
         return_tensors="pt",
         return_offsets_mapping=True,
         return_text_replacement_offsets=True,

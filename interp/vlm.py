@@ -347,10 +347,11 @@ def _check_processor(model: Any, processor: Any, name: str) -> None:
         raise ModelError(f"Tokenizer of {name!r} is slow and gives no character offsets; load it with use_fast=True.")
     if not getattr(processor, "chat_template", None):
         raise ModelError(f"Processor of {name!r} has no chat template; set processor.chat_template to the one the model was trained with.")
-    said, expected = getattr(processor, "image_token_id", None), getattr(model.config, "image_token_id", None)
-    if expected is None or said != expected:
+    # what stands for a picture in the text may be a shorthand for a run of the model's image tokens: the processor lists those
+    said, expected = getattr(processor, "image_token_ids", None) or [None], getattr(model.config, "image_token_id", None)
+    if expected is None or expected not in said:
         raise ModelError(
-            f"Processor and model of {name!r} disagree on the image token ({said} and {expected}); load both from the same checkpoint."
+            f"Processor and model of {name!r} disagree on the image token ({said[0]} and {expected}); load both from the same checkpoint."
         )
     if not getattr(model, "_supports_sdpa", False) or not hasattr(model.model, "language_model"):
         raise ModelError(f"Attention of {name!r} cannot be switched for capture; use the transformers implementation of the model.")

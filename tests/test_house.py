@@ -17,9 +17,9 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 FAMILY = re.compile(r"llava|qwen|gemma|internvl", re.IGNORECASE)
 # `demo/llava` is the public name of a shipped model, an id like any other that a user types: it selects nothing by family.
 MODEL_ID = re.compile(r"\bdemo/\w+")
-# Who must name families: testing.py builds a tiny model of each, an organism is a model of one, and nobody above looks inside them.
+# Who must name families: testing builds a tiny model of each, an organism is a model of one, and nobody above looks inside them.
 # cli.py is no exception: its help is docstrings, which do not count, and its defaults are model ids.
-NAMES_FAMILIES = ("families/", "organisms/", "testing.py")
+NAMES_FAMILIES = ("families/", "organisms/", "testing/")
 
 PUBLIC = {"analysis", "benchmarks", "circuits", "errors", "findings", "interventions", "methods", "organisms", "plots", "testing"}
 

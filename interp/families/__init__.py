@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from interp.errors import ModelError
-from interp.families import llava
+from interp.families import gemma3, internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen3_vl
 from interp.families.regions import Family, Size, TokenRegions
 
-_FAMILIES: dict[str, Family] = {family.model_type: family for family in (llava.FAMILY,)}
+_FAMILIES: dict[str, Family] = {
+    module.FAMILY.model_type: module.FAMILY for module in (llava, llava_next, llava_onevision, qwen2_5_vl, qwen3_vl, gemma3, internvl)
+}
 
 __all__ = ["Family", "Size", "TokenRegions", "family_for", "family_names"]
 

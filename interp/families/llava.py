@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from interp.errors import ModelError
+from interp.families.processing import edges, setting, width_height
 from interp.families.regions import Family, Size, TokenRegions, grid, no_region
 
 _PATCH_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # extra tokens a tower puts before its patches (the class token)
@@ -42,13 +42,11 @@ def _image_regions(processor: Any, config: Any, size: Size, image_index: int, in
     tower = config.vision_config.model_type
     if tower not in _PATCH_TOWERS:
         raise ModelError(f"Vision tower {tower!r} of this LLaVA model is not supported; use one with {' or '.join(_PATCH_TOWERS)}.")
-    images = processor.image_processor
-    resized = _resized(size, _numbers(images.size)) if images.do_resize else size
+    resized = _resized(size, edges(setting(processor, "size"))) if setting(processor, "do_resize") else size
     seen, origin = resized, (0, 0)
-    if images.do_center_crop:
-        crop = _numbers(images.crop_size)
-        seen = (crop["width"], crop["height"])
-        floors = type(images).__name__.endswith("Pil")
+    if setting(processor, "do_center_crop"):
+        seen = width_height(setting(processor, "crop_size"))
+        floors = type(processor.image_processor).__name__.endswith("Pil")
         origin = (_crop_origin(resized[0], seen[0], floors), _crop_origin(resized[1], seen[1], floors))
     patch = config.vision_config.patch_size
     scale = (resized[0] / size[0], resized[1] / size[1])
@@ -59,11 +57,6 @@ def _image_regions(processor: Any, config: Any, size: Size, image_index: int, in
             "This LLaVA model drops the first patch of a tower without class token; set vision_feature_select_strategy='full'."
         )
     return TokenRegions.join([no_region(extra, image_index=image_index), patches])
-
-
-def _numbers(size: Any) -> dict[str, int]:
-    """The entries of a transformers size (a mapping, or an object that converts to one) that are set."""
-    return {name: int(np.asarray(value)) for name, value in dict(size).items() if value is not None}
 
 
 FAMILY = Family("llava", _image_regions)

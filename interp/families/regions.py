@@ -95,14 +95,36 @@ def grid(
     size
         Width and height of the original picture; cells are clipped to it, and a cell wholly outside stands for no region.
     """
-    row, col = (index.ravel() for index in np.indices((rows, cols)))
-    corners = np.stack([col, row, col + 1, row + 1], axis=1).astype(np.float64)
-    boxes = (corners * (*cell, *cell) + (*origin, *origin)) / (*scale, *scale)
+    x = (np.stack([np.arange(cols), np.arange(cols) + 1], axis=1) * cell[0] + origin[0]) / scale[0]
+    y = (np.stack([np.arange(rows), np.arange(rows) + 1], axis=1) * cell[1] + origin[1]) / scale[1]
+    return lattice(x, y, scale, size, view=view, image_index=image_index)
+
+
+def lattice(
+    columns: NDArray[np.floating],
+    rows: NDArray[np.floating],
+    scale: tuple[float, float],
+    size: Size,
+    *,
+    view: int = 0,
+    image_index: int = 0,
+) -> TokenRegions:
+    """A row-major lattice of cells that need not be equal, nor touch.
+
+    Parameters
+    ----------
+    columns, rows
+        (n, 2) where each column and row begins and ends, original pixels.
+    scale, size, view, image_index
+        As for `grid`.
+    """
+    row, col = (index.ravel() for index in np.indices((len(rows), len(columns))))
+    boxes = np.stack([columns[col, 0], rows[row, 0], columns[col, 1], rows[row, 1]], axis=1).astype(np.float64)
     boxes = np.clip(boxes, 0.0, (*size, *size))
     outside = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
-    scales = np.tile(np.asarray(scale, dtype=np.float64), (rows * cols, 1))
+    scales = np.tile(np.asarray(scale, dtype=np.float64), (len(boxes), 1))
     boxes[outside], scales[outside] = np.nan, np.nan
-    return TokenRegions(boxes, scales, np.full(rows * cols, view), row, col, np.full(rows * cols, image_index))
+    return TokenRegions(boxes, scales, np.full(len(boxes), view), row, col, np.full(len(boxes), image_index))
 
 
 def no_region(count: int, *, image_index: int = 0) -> TokenRegions:
