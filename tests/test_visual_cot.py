@@ -77,6 +77,27 @@ def test_pictures_are_found_and_opened_late(tmp_path: Path, layout: str) -> None
     assert bench.report["n_clipped_boxes"] == 1 and bench.report["n_missing_images"] == bench.report["n_unchecked_boxes"] == 0
 
 
+def test_without_pictures_the_error_says_what_is_missing_and_where_it_was_looked_for(tmp_path: Path) -> None:
+    file = write(tmp_path / "b.json", [bench_row(), bench_row(number=1)])
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    one, two = load(file, folder)
+    assert one.image_id == two.image_id == "textvqa/a.jpg" and one.image_uris == (str(folder / "textvqa" / "a.jpg"),)
+    with pytest.raises(ImageError, match="'textvqa/a.jpg' is missing; it was looked for at") as caught:
+        one.open_images()
+    assert all(repr(str(folder / place)) in str(caught.value) for place in ("textvqa/a.jpg", "cot/textvqa/a.jpg", "a.jpg"))
+    Image.new("RGB", (40, 25)).save(folder / "a.jpg")  # what is put there later is found
+    assert one.open_images()[0].size == (40, 25)
+
+
+def test_boxes_say_whether_they_are_unions(tmp_path: Path) -> None:
+    coarse = write(tmp_path / "b.json", [bench_row()])
+    fine = write(tmp_path / "d.jsonl", [det_row([10.5, 10.25, 30, 20])])
+    train = write(tmp_path / "t.jsonl", [train_row()])
+    kinds = [load(files, split=split)[0].knobs["box_kind"] for files, split in ((coarse, "val"), ([coarse, fine], "val"), (train, "train"))]
+    assert kinds == ["union", "union", "marked"]
+
+
 def test_textcap_questions_are_about_textvqa_pictures(tmp_path: Path) -> None:
     file = write(tmp_path / "t.jsonl", [train_row(dataset=name) for name in ("textcap", "textvqa")])
     caps, vqa = load(file, tmp_path, "train")

@@ -20,7 +20,28 @@ from interp.errors import ImageError, SampleError
 
 Box = tuple[float, float, float, float]
 Role = Literal["evidence", "anchor", "distractor"]
-ImageSource = Image.Image | str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A picture file that was in none of the places it may lie in. Opening it says which those are.
+
+    Parameters
+    ----------
+    name
+        What the benchmark calls it.
+    places
+        Where it was looked for.
+    """
+
+    name: str
+    places: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return str(self.places[0])
+
+
+ImageSource = Image.Image | str | Path | Sought
 
 BOX_TOLERANCE = 1.0  # pixels a box may stick out of its picture: annotation files round
 
@@ -94,7 +115,7 @@ class Sample:
         split: str = "",
         knobs: Mapping[str, Any] | None = None,
     ) -> None:
-        pictures = (images,) if isinstance(images, Image.Image | str | Path) else tuple(images)
+        pictures = (images,) if isinstance(images, Image.Image | str | Path | Sought) else tuple(images)
         answers = (references,) if isinstance(references, str) else tuple(references)
         marked = (*regions, *(Region(tuple(box)) for box in boxes))  # type: ignore[arg-type]
         if not answers or not all(isinstance(a, str) and a.strip() for a in answers):
@@ -163,6 +184,11 @@ def image_sha256(picture: Image.Image) -> str:
 def _open(source: ImageSource, sample_id: str) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.convert("RGB")
+    if isinstance(source, Sought):
+        found = next((place for place in source.places if place.is_file()), None)
+        if found is None:
+            raise ImageError(_missing(source, sample_id))
+        source = found
     path = Path(source)
     try:
         with Image.open(path) as picture:
@@ -171,3 +197,11 @@ def _open(source: ImageSource, sample_id: str) -> Image.Image:
         raise ImageError(f"Sample {sample_id!r}: image file {str(path)!r} does not exist; check the path or the images folder.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"Sample {sample_id!r}: file {str(path)!r} cannot be read as an image ({error}); replace the file.") from error
+
+
+def _missing(source: Sought, sample_id: str) -> str:
+    places = ", ".join(repr(str(place)) for place in source.places)
+    return (
+        f"Sample {sample_id!r}: image {source.name!r} is missing; it was looked for at {places}. "
+        "Put it there, or correct the images folder."
+    )

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from interp.benchmarks.benchmark import Benchmark
-from interp.benchmarks.sample import Box, Region, Sample
+from interp.benchmarks.sample import Box, Region, Sample, Sought
 from interp.benchmarks.visual_cot_forms import Row, Size, read_rows
 from interp.errors import BenchmarkError, SampleError
 
@@ -51,7 +51,8 @@ def load(
         One file or several, of any of the three forms (see :mod:`interp.benchmarks.visual_cot_forms`). A detection file refines
         the boxes of the benchmark files given with it.
     images
-        The folder that holds ``<dataset>/<file>`` (the published archive), or one data set's pictures. Opened only on demand.
+        The folder that holds ``<dataset>/<file>`` (the published archive), or one data set's pictures. Opened only on demand: with
+        pictures missing the annotations load all the same, and opening a missing one says where it was looked for.
     split
         ``train``, or ``val`` (also called ``validation`` or ``test``: the published benchmark).
     limit
@@ -63,8 +64,9 @@ def load(
     -------
     Benchmark
         Its `report` holds the counts of :class:`Report`. Boxes are pixels of the original picture; one without area is dropped,
-        one beyond the picture clipped. A sample is ``<dataset>/<split>/<number>``; its `image_id` is ``<folder>/<file>``, so
-        that two data sets about one picture share it.
+        one beyond the picture clipped. The knob `box_kind` of a sample is ``union`` where the annotation holds one box around all
+        that was marked (benchmark and detection files), ``marked`` where it holds each box. A sample is
+        ``<dataset>/<split>/<number>``; its `image_id` is ``<folder>/<file>``, so that two data sets about one picture share it.
 
     Raises
     ------
@@ -118,7 +120,8 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row, folder: Path, used: Counter[str], report: Report, skip_bad: bool) -> Sample:
-    path = _locate(folder, row.picture)
+    places = _places(folder, row.picture)
+    path = next((place for place in places if place.is_file()), None)
     report.n_missing_images += path is None
     size = row.size or (_header_size(path) if path else None)
     regions = [Region(box) for box in _clean(row.boxes, size, report)]
@@ -131,13 +134,14 @@ def _sample(row: Row, folder: Path, used: Counter[str], report: Report, skip_bad
         name = f"{name}-{used[name]}"
     return Sample(
         name,
-        path or folder / row.picture,
+        path or Sought(row.picture, places),
         row.question,
         row.answers,
         regions,
         image_id=row.picture,
         dataset=row.dataset,
         split=row.split,
+        knobs={"box_kind": row.box_kind},
     )
 
 
@@ -160,11 +164,10 @@ def _clean(boxes: Iterable[Box], size: Size | None, report: Report) -> Iterable[
         yield clipped
 
 
-def _locate(folder: Path, picture: str) -> Path | None:
-    """The picture's file: under the archive's folders, under the name its paths begin with, or straight in one data set's folder."""
+def _places(folder: Path, picture: str) -> tuple[Path, ...]:
+    """Where a picture may be: under the archive's folders, under the name its paths begin with, or straight in one data set's folder."""
     inside = PurePosixPath(picture)
-    candidates = (folder / inside, folder / "cot" / inside, folder.joinpath(*inside.parts[1:]))
-    return next((path for path in candidates if path.is_file()), None)
+    return folder / inside, folder / "cot" / inside, folder.joinpath(*inside.parts[1:])
 
 
 def _header_size(path: Path) -> Size | None:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from interp.benchmarks.sample import Box
 from interp.errors import BenchmarkError
@@ -30,7 +30,10 @@ _SUFFIX = re.compile(r"\s*Please provide the bounding box coordinate of the regi
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question in any of the forms. `picture` is ``<folder>/<file>``, `size` None where unknown, `answers` empty in detection."""
+    """One question in any of the forms. `picture` is ``<folder>/<file>``, `size` None where unknown, `answers` empty in detection.
+
+    `box_kind` is ``union`` where one box stands for all that was marked, ``marked`` where each box was kept.
+    """
 
     dataset: str
     split: str
@@ -40,6 +43,7 @@ class Row:
     picture: str
     boxes: tuple[Box, ...]
     size: Size | None
+    box_kind: Literal["union", "marked"] = "union"
 
 
 def read_rows(paths: Sequence[Path]) -> tuple[list[Row], int]:
@@ -142,6 +146,7 @@ def _train_row(record: dict[str, Any], number: int) -> Row:
         picture=_picture(record["image"], record["dataset"]),
         boxes=tuple(_box(box) for box in record["bboxs"]),
         size=(float(record["width"]), float(record["height"])),
+        box_kind="marked",
     )
 
 
