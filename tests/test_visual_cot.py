@@ -94,7 +94,9 @@ def test_boxes_say_whether_they_are_unions(tmp_path: Path) -> None:
     coarse = write(tmp_path / "b.json", [bench_row()])
     fine = write(tmp_path / "d.jsonl", [det_row([10.5, 10.25, 30, 20])])
     train = write(tmp_path / "t.jsonl", [train_row()])
-    kinds = [load(files, tmp_path, split)[0].knobs["box_kind"] for files, split in ((coarse, "val"), ([coarse, fine], "val"), (train, "train"))]
+    kinds = [
+        load(files, tmp_path, split)[0].knobs["box_kind"] for files, split in ((coarse, "val"), ([coarse, fine], "val"), (train, "train"))
+    ]
     assert kinds == ["union", "union", "marked"]
 
 
