@@ -3,12 +3,13 @@
     python -m experiments.performance.capture --out results/performance/capture
 
 Writes into the folder:
-    capture.json   per number of tokens and mode: time ratio to the plain forward (median over pairs, 95 % bootstrap interval of it),
-                   peak memory above what was held before the call (MB, median over calls in a fresh process) and its ratio, and
+    capture.json   per family, number of tokens and mode: time ratio to the plain forward (median over pairs, 95 % bootstrap interval
+                   of it), peak memory above what was held before the call (MB, median over calls in a fresh process) and its ratio, and
                    every pair's times
     capture.md     the same as a table, with the machine
 
-Times are wall-clock seconds of one prompt on the benchmark model (text width 512, 8 layers, 8 heads, float32). The modes are timed in
+Times are wall-clock seconds of one prompt on the benchmark model of each family (text width 512, 8 layers, 8 heads, float32): the first
+at every length, the others at one. The modes are timed in
 turn within a round, in rotating order, and freed memory is given back before each. `interp.trace` is timed whole: encoding, the
 forward pass, and the labelled dataset; its first-batch self-check is on. The plain forward starts from prepared inputs.
 """
@@ -35,7 +36,7 @@ from rich.console import Console
 from rich.progress import track
 
 import interp
-from interp.testing import bench_model, bench_samples
+from interp.testing import TINY, bench_model, bench_samples
 
 Mode = Literal["plain", "trace", "eager"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -71,12 +72,12 @@ def timed(vlm: interp.VLM, mode: Mode, call: Callable[[], Any]) -> float:
         return time.perf_counter() - start
 
 
-def pairs(n_tokens: int, n_pairs: int) -> dict[Mode, list[float]]:
+def pairs(family: str, n_tokens: int, n_pairs: int) -> dict[Mode, list[float]]:
     """Seconds of every mode in `n_pairs` interleaved rounds, after warm-up."""
-    vlm = bench_model()
+    vlm = bench_model(family)
     calls = {mode: runner(vlm, n_tokens, mode) for mode in MODES}
     seconds: dict[Mode, list[float]] = {mode: [] for mode in MODES}
-    for k in track(range(-_WARM_UP, n_pairs), description=f"{n_tokens} tokens", console=Console(stderr=True), transient=True):
+    for k in track(range(-_WARM_UP, n_pairs), description=f"{family}, {n_tokens} tokens", console=Console(stderr=True), transient=True):
         turn = k % len(MODES)  # each mode follows each other one equally often
         for mode in MODES[turn:] + MODES[:turn] if k % 2 else (MODES[turn:] + MODES[:turn])[::-1]:
             gc.collect()
@@ -96,9 +97,9 @@ def ratio(mine: list[float], plain: list[float], seed: int = 0) -> dict[str, flo
 
 
 @app.command(show=False)
-def peak(n_tokens: int, mode: Mode, *, calls: int = 3) -> None:
+def peak(family: str, n_tokens: int, mode: Mode, *, calls: int = 3) -> None:
     """Print the median peak memory (MB) of one call above what was resident before it. Linux only."""
-    vlm = bench_model()
+    vlm = bench_model(family)
     call = runner(vlm, n_tokens, mode)
     timed(vlm, mode, call)
     found = []
@@ -124,10 +125,10 @@ def _status(field: str) -> int:
     return int(line.split()[1])
 
 
-def _peak_of(n_tokens: int, mode: Mode) -> float | None:
+def _peak_of(family: str, n_tokens: int, mode: Mode) -> float | None:
     if not Path("/proc/self/clear_refs").exists():
         return None
-    command = [sys.executable, "-m", "experiments.performance.capture", "peak", str(n_tokens), mode]
+    command = [sys.executable, "-m", "experiments.performance.capture", "peak", family, str(n_tokens), mode]
     # Every block of 64 kB or more is mapped by itself and given back when freed. Otherwise what malloc keeps from one call serves the
     # next, and the peak above "what was held before" comes out anywhere between half and twice the memory used.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(64 << 10)}
@@ -137,16 +138,23 @@ def _peak_of(n_tokens: int, mode: Mode) -> float | None:
 
 @app.default
 def main(
-    *, tokens: tuple[int, ...] = (512, 2048, 4096), n_pairs: int = 15, out: Path = Path("results/performance/capture"), threads: int = 1
+    *,
+    families: tuple[str, ...] = TINY,
+    tokens: tuple[int, ...] = (512, 2048, 4096),
+    n_pairs: int = 15,
+    out: Path = Path("results/performance/capture"),
+    threads: int = 1,
 ) -> None:
     """Measure and write the table.
 
     Parameters
     ----------
+    families
+        Benchmark models; all but the first are measured at the middle one of the lengths only.
     tokens
         Prompt lengths.
     n_pairs
-        Interleaved rounds per length, after warm-up.
+        Interleaved rounds per length, after warm-up; half of them for all but the first model.
     out
         Folder to write.
     threads
@@ -154,19 +162,11 @@ def main(
     """
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    results: dict[str, Any] = {}
-    for n_tokens in tokens:
-        seconds = pairs(n_tokens, n_pairs)
-        memory = {mode: _peak_of(n_tokens, mode) for mode in MODES}
-        results[str(n_tokens)] = {
-            mode: {
-                "seconds": seconds[mode],
-                "time ratio": ratio(seconds[mode], seconds["plain"]),
-                "peak MB": memory[mode],
-                "memory ratio": _quotient(memory[mode], memory["plain"]),
-            }
-            for mode in MODES
-        }
+    results: dict[str, dict[str, Any]] = {}
+    for place, family in enumerate(families):
+        lengths = tokens if place == 0 else tokens[len(tokens) // 2 : len(tokens) // 2 + 1]
+        rounds = n_pairs if place == 0 else max(n_pairs // 2, 1)
+        results[family] = {str(n_tokens): measure(family, n_tokens, rounds) for n_tokens in lengths}
     machine = {
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
@@ -181,6 +181,21 @@ def main(
     _out.print(text, highlight=False, markup=False)
 
 
+def measure(family: str, n_tokens: int, n_pairs: int) -> dict[Mode, Any]:
+    """Times and memory of every mode, and their ratios to the plain forward."""
+    seconds = pairs(family, n_tokens, n_pairs)
+    memory = {mode: _peak_of(family, n_tokens, mode) for mode in MODES}
+    return {
+        mode: {
+            "seconds": seconds[mode],
+            "time ratio": ratio(seconds[mode], seconds["plain"]),
+            "peak MB": memory[mode],
+            "memory ratio": _quotient(memory[mode], memory["plain"]),
+        }
+        for mode in MODES
+    }
+
+
 def _quotient(mine: float | None, plain: float | None) -> float | None:
     return mine / plain if mine is not None and plain else None
 
@@ -188,17 +203,16 @@ def _quotient(mine: float | None, plain: float | None) -> float | None:
 def table(results: dict[str, Any], machine: dict[str, Any]) -> str:
     """Results as Markdown."""
     lines = [
-        "| tokens | mode | time / plain sdpa forward, median [95 %] | peak memory, MB | peak / plain |",
-        "|---|---|---|---|---|",
+        "| family | tokens | mode | time / plain sdpa forward, median [95 %] | peak memory, MB | peak / plain |",
+        "|---|---|---|---|---|---|",
     ]
     names = {"plain": "plain sdpa forward", "trace": "interp.trace(answers=False)", "eager": "eager, output_attentions"}
-    for n_tokens, modes in results.items():
-        for mode, cells in modes.items():
-            r, mb, mr = cells["time ratio"], cells["peak MB"], cells["memory ratio"]
-            took = "1" if mode == "plain" else f"{r['median']:.2f} [{r['lower']:.2f}, {r['upper']:.2f}]"
-            lines.append(
-                f"| {n_tokens} | {names[mode]} | {took} | {'' if mb is None else f'{mb:.0f}'} | {'' if mr is None else f'{mr:.2f}'} |"
-            )
+    measured = ((family, n, mode, cells) for family, of in results.items() for n, modes in of.items() for mode, cells in modes.items())
+    for family, n_tokens, mode, cells in measured:
+        r, mb, mr = cells["time ratio"], cells["peak MB"], cells["memory ratio"]
+        took = "1" if mode == "plain" else f"{r['median']:.2f} [{r['lower']:.2f}, {r['upper']:.2f}]"
+        memory = f"{'' if mb is None else f'{mb:.0f}'} | {'' if mr is None else f'{mr:.2f}'}"
+        lines.append(f"| {family} | {n_tokens} | {names[mode]} | {took} | {memory} |")
     return "\n".join([*lines, "", ", ".join(f"{k}: {v}" for k, v in machine.items())]) + "\n"
 
 
