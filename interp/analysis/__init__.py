@@ -3,7 +3,9 @@
 from interp.analysis.auroc import auroc, evidence_labels
 from interp.analysis.bootstrap import cluster_bootstrap, mean_interval
 from interp.analysis.correctness import by_correctness
+from interp.analysis.depth import probe_layers
 from interp.analysis.disconnect import disconnect
+from interp.analysis.fates import fates
 from interp.analysis.grounding import auprc, evidence_ratio, grounding, ndcg, pointing
 from interp.analysis.mass import segment_mass
 from interp.analysis.paired import compare, holm, mcnemar
@@ -26,6 +28,7 @@ __all__ = [
     "disconnect",
     "evidence_labels",
     "evidence_ratio",
+    "fates",
     "fit_probe",
     "grounding",
     "holm",
@@ -33,6 +36,7 @@ __all__ = [
     "mean_interval",
     "ndcg",
     "pointing",
+    "probe_layers",
     "profile_layers",
     "profiled_map",
     "rapt",

@@ -1,6 +1,6 @@
-"""The vectors that marked regions enter the language model as: what it could know of them before it reads a word.
+"""The vectors that marked regions enter the language model as, and what becomes of them: what it could know before it reads a word.
 
-The forward pass stops at the first decoder layer, so a benchmark's features cost a pass of the vision tower.
+Features of the entrance alone stop the forward pass at the first decoder layer, so they cost a pass of the vision tower.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ _TEXT = np.dtypes.StringDType()
 
 
 def token_features(
-    vlm: VLM, bench: Sequence[Sample], batch_size: int = 8, progress: bool | None = None, max_regions: int | None = None
+    vlm: VLM,
+    bench: Sequence[Sample],
+    batch_size: int = 8,
+    progress: bool | None = None,
+    max_regions: int | None = None,
+    *,
+    layers: bool = False,
 ) -> xr.Dataset:
     """What each marked region looks like to the language model: its tokens' mean, as they enter the first decoder layer.
 
@@ -42,13 +48,19 @@ def token_features(
         Force a progress bar on or off; by default it shows in terminals and notebooks.
     max_regions
         Keep only the first so many regions of a sample.
+    layers
+        Also follow the regions, and the last prompt token, through the decoder: both variables then have a dimension `layer`, the number
+        of decoder layers passed (0: the entrance; the last: what enters the final norm). What a model adds between two layers is in what
+        enters the second.
 
     Returns
     -------
     xr.Dataset
         `features` (sample, region, feature) float32, the mean of the token vectors, weighted by how much of each token's part of the
         picture the region covers; NaN where a sample has fewer regions, or no token shows the region. Coordinates: `region_text`,
-        `region_role`, `region_box` (.., corner) in pixels, `region_image`, and per sample `image_id`, `dataset` and `split`.
+        `region_role`, `region_box` (.., corner) in pixels, `region_image`, and per sample `image_id`, `dataset` and `split`. With
+        `layers`, `features` (sample, region, layer, feature) and `last` (sample, layer, feature), the residual stream at the last prompt
+        token.
 
     Raises
     ------
@@ -64,47 +76,62 @@ def token_features(
     asked: list[tuple[str, str, str, str]] = []
     regions: list[tuple[Region, ...]] = []
     means: list[NDArray[np.float32]] = []
+    lasts: list[NDArray[np.float32]] = []
     starts = range(0, len(bench), batch_size)
     for start in track(starts, len(starts), "reading features", progress):
         batch = [bench[k] for k in range(start, min(start + batch_size, len(bench)))]
         encodings = [vlm.encode(sample) for sample in batch]
-        entering = _entering(vlm, encodings)
-        for sample, encoding, vectors in zip(batch, encodings, entering, strict=True):
+        states = _states(vlm, encodings, layers)
+        for sample, encoding, vectors in zip(batch, encodings, states, strict=True):
             marked = sample.regions[:max_regions]
             asked.append((sample.id, sample.image_id, sample.dataset, sample.split))
             regions.append(marked)
             means.append(_means(vectors[-len(encoding) :], encoding, marked))
-    return _assemble(vlm, asked, regions, means)
+            lasts.append(vectors[-1])
+    found = _assemble(vlm, asked, regions, np.concatenate(means), np.array(lasts))
+    return found if layers else found.isel(layer=0, drop=True).drop_vars("last")
 
 
-def _entering(vlm: VLM, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
-    """What enters the first decoder layer, (batch, step, feature), of a left-padded batch."""
+def _states(vlm: VLM, encodings: Sequence[Encoding], layers: bool) -> NDArray[np.float32]:
+    """What enters each decoder layer, and the final norm, (batch, step, layer, feature), of a left-padded batch; or the first alone."""
     run = Run.start(vlm.hf_model, vlm.batch(encodings), use_cache=False)
+    decoder = vlm.wrapper.model.language_model.layers
+    states: list[Any] = []
     with torch.no_grad(), vlm.wrapper.trace(**run.prefill_inputs(), logits_to_keep=1) as tracer:
-        entering = vlm.wrapper.model.language_model.layers[0].input.save()
+        for layer in decoder if layers else decoder[:1]:
+            states.append(layer.input.clone().save())
+        if layers:
+            states.append(decoder[-1].output.clone().save())
         tracer.stop()
-    return entering.float().cpu().numpy()
+    return np.stack([state.float().cpu().numpy() for state in states], axis=2)
 
 
 def _means(vectors: NDArray[np.float32], encoding: Encoding, regions: Sequence[Region]) -> NDArray[np.float32]:
-    means = np.full((len(regions), vectors.shape[1]), np.nan, dtype=np.float32)
+    """(region, layer, feature) from (token, layer, feature)."""
+    means = np.full((len(regions), *vectors.shape[1:]), np.nan, dtype=np.float32)
     for k, region in enumerate(regions):
         tokens = np.flatnonzero(encoding.image_index == region.image_index)
         weights = np.nan_to_num(coverage(encoding.token_boxes[tokens], [region.box], encoding.images[region.image_index].size))
         if weights.sum() > 0:
-            means[k] = weights @ vectors[tokens] / weights.sum()
+            means[k] = np.einsum("t,tlf->lf", weights, vectors[tokens]) / weights.sum()
     return means
 
 
 def _assemble(
-    vlm: VLM, asked: Sequence[tuple[str, str, str, str]], regions: Sequence[tuple[Region, ...]], means: Sequence[NDArray[np.float32]]
+    vlm: VLM,
+    asked: Sequence[tuple[str, str, str, str]],
+    regions: Sequence[tuple[Region, ...]],
+    means: NDArray[np.float32],
+    lasts: NDArray[np.float32],
 ) -> xr.Dataset:
+    """`means` (region of any sample, layer, feature) in the order of `regions`, `lasts` (sample, layer, feature)."""
     n, longest = len(asked), max(len(marked) for marked in regions)
-    features = np.full((n, longest, means[0].shape[1]), np.nan, dtype=np.float32)
+    features = np.full((n, longest, *lasts.shape[1:]), np.nan, dtype=np.float32)
     boxes, images = np.full((n, longest, 4), np.nan), np.full((n, longest), -1, dtype=np.int32)
     texts, roles = np.full((n, longest), "", dtype=object), np.full((n, longest), "", dtype=object)
-    for k, (marked, mean) in enumerate(zip(regions, means, strict=True)):
-        features[k, : len(marked)] = mean
+    ends = np.cumsum([len(marked) for marked in regions])
+    for k, marked in enumerate(regions):
+        features[k, : len(marked)] = means[ends[k] - len(marked) : ends[k]]
         for j, region in enumerate(marked):
             boxes[k, j], images[k, j], texts[k, j], roles[k, j] = region.box, region.image_index, region.text or "", region.role
     names = ("sample", "image_id", "dataset", "split")
@@ -116,9 +143,13 @@ def _assemble(
         "region_box": ((*dims, "corner"), boxes, {"long_name": "annotated region (x0, y0, x1, y1)", "units": "pixel"}),
         "region_image": (dims, images, {"long_name": "picture the region is on"}),
         "corner": np.array(["x0", "y0", "x1", "y1"], dtype=_TEXT),
+        "layer": ("layer", np.arange(lasts.shape[1]), {"long_name": "decoder layers passed"}),
     }
     return xr.Dataset(
-        {"features": ((*dims, "feature"), features, {"long_name": "mean vector of the region's tokens, entering the first decoder layer"})},
+        {
+            "features": ((*dims, "layer", "feature"), features, {"long_name": "mean vector of the region's tokens"}),
+            "last": (("sample", "layer", "feature"), lasts, {"long_name": "residual stream at the last prompt token"}),
+        },
         coords=coordinates,
         attrs={
             **provenance_of_model(vlm),
