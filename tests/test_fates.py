@@ -43,7 +43,8 @@ def features(n: int, seed: int, split: str, read_from: int = 1, last_from: int =
 
 
 def test_probes_find_where_an_answer_appears() -> None:
-    found = probe_layers(features(90, 0, "train"), features(60, 1, "test"), n_resamples=50)
+    judged = features(60, 1, "test")
+    found = probe_layers(features(90, 0, "train"), judged, n_resamples=50)
     evidence, last = (found["accuracy"].sel(site=site).values for site in ("evidence", "last"))
     assert (evidence[1:] > 0.95).all() and evidence[0] < 0.55
     assert (last[3:] > 0.95).all() and (last[:3] < 0.55).all()
@@ -51,11 +52,7 @@ def test_probes_find_where_an_answer_appears() -> None:
     assert (found["cv_control"] < 0.5).all() and (found["selectivity"].sel(site="last", layer=4) > 0.5)
     # the distractor never shows the asked word here, so a probe that reads regions does not read it there
     assert (found["control"].sel(site="evidence").isel(layer=slice(1, None)) < 0.05).all()
-    assert (
-        (found["reading"].sel(site="evidence").values.astype(object) == found["region_text"][:, 0].values.astype(object)).all()
-        if ("region_text" in found)
-        else True
-    )
+    assert (found["reading"].values.astype(object) == judged["region_text"].values.astype(object)[:, 0]).mean() > 0.95
     low, high = found["accuracy_interval"].sel(site="evidence", layer=0)
     assert low <= evidence[0] <= high
 
@@ -113,7 +110,7 @@ def test_every_wrong_answer_has_the_first_class_that_fits(trace: tuple[xr.Datase
     found = fates(ds, profile, probes_of(ds, readable, carried), "placed", n_resamples=50)
     looked = interp.analysis.seen(ds, profile)["seen"].sel(null="placed").values
     for k in range(n):
-        fate = found["fate"].values[0, k]
+        fate = found["fate_index"].values[0, k]
         if ds["exact_match"].values[k] == 1 or visible[k] == "none" or (visible[k] == "visible" and np.isnan(looked[k])):
             assert fate == -1
             continue
@@ -127,7 +124,7 @@ def test_every_wrong_answer_has_the_first_class_that_fits(trace: tuple[xr.Datase
             expected = "carried, then overridden" if carried[k] else "readable, not carried"
         assert FATES[fate] == expected
     assert float(found["share"].sum("fate").item()) == pytest.approx(1)
-    assert int(found["n"].item()) == int((found["fate"] >= 0).sum()) > 40
+    assert int(found["n"].item()) == int((found["fate_index"] >= 0).sum()) > 40
     assert (found["count"] > 0).all()
     assert found["expected"].sel(step="readable").item() == pytest.approx(0.25)
 
@@ -141,7 +138,7 @@ def test_fates_split_by_a_knob_and_count_what_has_no_class(trace: tuple[xr.Datas
     assert found["group"].values.tolist() == ["all", "2", "3", "4", "5"]
     np.testing.assert_array_equal(found["count"].sel(group="all"), found["count"].isel(group=slice(1, None)).sum("group"))
     assert int(found["undefined"].sel(reason="readable undefined").sum()) > 0
-    assert found["count"].isel(fate=FATES.index("carried, then overridden")).sum() == 0
+    assert found["count"].sel(fate="carried, then overridden").sum() == 0
     with pytest.raises(InterpError, match="no coordinate 'knob_nothing'"):
         fates(ds, profile, probes_of(ds, readable, readable), by="knob_nothing")
     with pytest.raises(InterpError, match="is not in `probes`"):
