@@ -126,7 +126,7 @@ def fates(
     dims = ("null", "group", "fate")
     return xr.Dataset(
         {
-            "fate": (
+            "fate_index": (
                 ("null", "sample"),
                 np.array(classes, dtype=np.int8),
                 {"long_name": "index of the class", "flag_meanings": str(FATES)},
