@@ -23,6 +23,7 @@ from interp.analysis import (
     segment_mass,
 )
 from interp.analysis.disconnect import disconnect
+from interp.analysis.fates import FATES
 from interp.analysis.paired import compare
 from interp.plots import (
     accuracy_by_quality,
@@ -31,10 +32,15 @@ from interp.plots import (
     before_after,
     disconnect_table,
     evidence_by_correctness,
+    fate_shares,
+    head_effects,
     head_grounding,
+    knockout_curves,
     layer_maps,
+    look_and_write,
     mass_by_layer,
     methods,
+    patching_map,
 )
 from interp.testing import traces
 
@@ -181,6 +187,63 @@ def unheld(result: xr.Dataset) -> xr.Dataset:
     return result.assign({**cleared, "n": result["n"] * held, "count": result["count"] * held})
 
 
+def effects(n_layers: int, n_heads: int) -> xr.Dataset:
+    """Effects of replacing heads, of which a few matter."""
+    values = np.random.default_rng(4).normal(0, 0.02, (n_layers, n_heads))
+    values[n_layers // 2, :3] = [-0.9, 0.4, -0.3]
+    mean = xr.DataArray(values, dims=["layer", "head"], coords={"layer": np.arange(n_layers), "head": np.arange(n_heads)})
+    mean.attrs = {"long_name": "change of the log-probability of the reference", "units": "nats"}
+    result = summary(mean)
+    half = 0.05 * np.array([-1, 1])[:, None, None]
+    result["interval"] = result["interval"].copy(data=mean.values + half)
+    return result.assign_attrs(mode="zero", positions="last")
+
+
+def knocked(n_layers: int, wrong: bool = True) -> xr.Dataset:
+    """Losses without the evidence, larger where the answer is right, and small ones without the control."""
+    peak = -1.5 * np.exp(-(((np.linspace(0, 1, n_layers) - 0.5) / 0.2) ** 2))
+    values = np.stack([np.stack([peak, 0.1 * peak]), np.stack([0.3 * peak, 0.1 * peak]) * (1 if wrong else np.nan)])
+    coords = {"group": ["correct", "wrong"], "block": ["evidence", "control"], "layer": np.arange(n_layers)}
+    mean = xr.DataArray(values, dims=["group", "block", "layer"], coords=coords)
+    mean.attrs = {"long_name": "change of the log-probability of the reference", "units": "nats"}
+    excess = summary(mean.sel(block="evidence", drop=True) - mean.sel(block="control", drop=True))
+    return summary(mean).assign(excess=excess["mean"], excess_interval=excess["interval"]).assign_attrs(window=9)
+
+
+def recovered(n_layers: int, rows: str, names: Sequence[Any]) -> xr.Dataset:
+    """Recovery that moves from the first to the last row with depth."""
+    depth, place = np.linspace(0, 1, n_layers)[:, None], np.linspace(0, 1, len(names))[None]
+    mean = xr.DataArray(
+        np.exp(-(((depth - place) / 0.3) ** 2)), dims=["layer", rows], coords={"layer": np.arange(n_layers), rows: list(names)}
+    )
+    return summary(mean, n=120).assign_attrs(site="residual", direction="denoising")
+
+
+def properties(n_layers: int, n_heads: int) -> xr.Dataset:
+    """Two properties of heads, some unknown."""
+    rng = np.random.default_rng(5)
+    look = np.clip(rng.normal(0.6, 0.15, (n_layers, n_heads)), 0, 1)
+    look[0] = np.nan
+    dims = ("layer", "head")
+    variables = {
+        "grounding": (dims, look, {"long_name": "AUROC of attention on the evidence"}),
+        "delta_logprob": (dims, rng.normal(0, 0.3, look.shape), {"long_name": "change of the log-probability of the reference"}),
+    }
+    coords = {"layer": np.arange(n_layers), "head": np.arange(n_heads)}
+    return xr.Dataset(variables, coords=coords, attrs={**PROVENANCE, "n": 200, "spearman": "-0.31 [-0.45, -0.12]"})
+
+
+def lost(groups: Sequence[str]) -> xr.Dataset:
+    """Shares of wrong answers by class, the last group without any."""
+    shares = np.random.default_rng(6).dirichlet(np.ones(len(FATES)), (1, len(groups)))
+    mean = xr.DataArray(shares, dims=["null", "group", "fate"], coords={"null": ["distractor"], "group": list(groups), "fate": list(FATES)})
+    result = summary(mean, spread=0.2).rename(mean="share").drop_vars("n")
+    n = np.full((1, len(groups)), 40)
+    n[0, -1] = 0
+    expected = (("null", "group", "step"), np.full((1, len(groups), 3), 0.08))
+    return result.assign(n=(("null", "group"), n), expected=expected).assign_coords(step=["seen", "readable", "carried"])
+
+
 def _of_analysis(name: str) -> go.Figure:
     """A figure of results that the analysis itself made."""
     ds, asked = traces(n=24), answers()
@@ -239,5 +302,18 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "disconnect-unread": lambda: disconnect_table(judged(readable=False)),
     "disconnect-one-null": lambda: disconnect_table(judged(null="placed")),
     "disconnect-unheld": lambda: disconnect_table(unheld(judged())),
+    "effects": lambda: head_effects(effects(8, 8)),
+    "effects-28": lambda: head_effects(effects(28, 28), unit="nats"),
+    "effects-64": lambda: head_effects(effects(64, 64)),
+    "knockout": lambda: knockout_curves(knocked(8)),
+    "knockout-64-layers": lambda: knockout_curves(knocked(64)),
+    "knockout-all-right": lambda: knockout_curves(knocked(8, wrong=False)),
+    "patching": lambda: patching_map(recovered(8, "group", ["evidence", "other image", "question", "last", "all"])),
+    "patching-64-layers": lambda: patching_map(recovered(64, "group", ["evidence", "last"])),
+    "patching-heads": lambda: patching_map(recovered(28, "head", range(28))),
+    "look": lambda: look_and_write(properties(8, 8)),
+    "look-32": lambda: look_and_write(properties(32, 32)),
+    "fates": lambda: fate_shares(lost(["all", "congruent", "neutral", "conflict", "nobody"])),
+    "fates-one": lambda: fate_shares(lost(["all", "nobody"])),
     **{f"analysis-{name}": partial(_of_analysis, name) for name in ("shift", "correctness", "heads", "methods", "quality")},
 }

@@ -73,7 +73,8 @@ def head_effects(effect: xr.Dataset, title: str = "What every head does for the 
     step = next(s for s in (1, 2, 4, 8, 16, 32) if len(heads) / s <= 17)
     figure.update_yaxes(title_text="head", tickvals=heads[::step], range=[heads[0] - 0.5, heads[-1] + 0.5], showgrid=False)
     rings = f"Rings: the {len(order)} strongest of {int(clear.sum())} heads" if clear.sum() > _MARKED else "Rings: heads"
-    text = f"{mean.attrs.get('long_name', 'effect')}, mean over samples. {rings} whose 95 % interval leaves zero out"
+    named = str(mean.attrs.get("long_name", "effect"))
+    text = f"{named[:1].upper()}{named[1:]}, mean over samples. {rings} whose 95 % interval leaves zero out"
     text += f" ({int(clear.sum())} of {values.size}; {0.05 * values.size:.0f} would by chance, were all effects zero)."
     text += " Grey: no value." if np.isnan(values).any() else ""
     attrs = provenance(effect)

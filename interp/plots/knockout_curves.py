@@ -58,7 +58,7 @@ def knockout_curves(effect: xr.Dataset) -> go.Figure:
     unit = str(effect["mean"].attrs.get("long_name", attrs.get("effect", "effect")))
     figure.update_xaxes(title_text="layer at the centre of the window")
     figure.update_yaxes(title_text="change of the answer", row=1, col=1)
-    text = f"{unit}: less is a loss. The control cuts as many visual tokens off the evidence, drawn at random."
+    text = f"{unit[:1].upper()}{unit[1:]}: less is a loss. The control cuts as many visual tokens off the evidence, drawn at random."
     window = f"Window: {attrs['window']} layers" if attrs.get("window") else ""
     about = [f"{text} {interval_note(effect['interval'])}", caption(attrs, count(effect["n"], effect["mean"]), window)]
     return finish(figure, "Attention knock-out", about, width=1040, height=340, top=112, legend=30)
