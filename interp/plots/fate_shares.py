@@ -44,7 +44,7 @@ def fate_shares(result: xr.Dataset, null: str = "distractor") -> go.Figure:
         spread = kept["interval"].isel(fate=k).transpose("ci_bound", "group").values
         figure.add_trace(
             go.Bar(
-                x=labels,
+                x=list(range(len(labels))),
                 y=share,
                 name=fate,
                 marker_color=_COLOURS[k % len(_COLOURS)],
@@ -54,6 +54,7 @@ def fate_shares(result: xr.Dataset, null: str = "distractor") -> go.Figure:
         )
     top = float(np.nanmax(kept["interval"].values, initial=0.5))
     figure.update_layout(barmode="group", bargap=0.25)
+    figure.update_xaxes(tickvals=list(range(len(labels))), ticktext=labels, range=[-0.5, len(labels) - 0.5], showgrid=False)
     figure.update_yaxes(title_text="share of the wrong answers", range=[0, min(1.02, top + 0.05)])
     attrs = provenance(result)
     expected = one["expected"].isel(group=0)

@@ -46,7 +46,7 @@ def patching_map(recovery: xr.Dataset) -> go.Figure:
             zmax=reach,
             colorbar=bar("recovery"),
             text=np.array([[f"{v:.2f}" if np.isfinite(v) else "" for v in row] for row in table], dtype=object),
-            texttemplate="%{text}" if len(layers) * len(names) <= 140 else None,
+            texttemplate="%{text}" if len(layers) <= 16 and len(names) <= 12 else None,
             textfont={"size": 11, "color": INK},
             hovertemplate="layer %{x}: %{z:.3f}<extra></extra>",
         )
