@@ -21,7 +21,7 @@ import interp
 from interp import tables
 from interp.errors import InterpError
 from interp.findings import analyse, compare_methods, draw, write_tables
-from interp.settings import EvaluateSettings, TraceSettings
+from interp.settings import EvaluateSettings, ModelSettings, TraceSettings
 
 app = App(
     name="interp",
@@ -35,6 +35,7 @@ _out = Console()
 _err = Console(stderr=True)
 
 Flat = Parameter(name="*")
+_AS_IT_IS = ModelSettings()
 Score = Literal["exact_match", "contains"]
 
 
@@ -53,9 +54,7 @@ def demo(*, model: str = "demo/llava", limit: int = 500, out: Path = Path("resul
     out
         Folder for stores, tables and figures; the same command takes an interrupted run up again.
     """
-    from interp.demo import run_demo
-
-    found = run_demo(model, limit, _folder(out))
+    found = interp.demo.run_demo(model, limit, _folder(out))
     for table in found.tables:
         _out.print(table)
     _written(found.files, found.notes)
@@ -161,12 +160,14 @@ def evaluate(*, settings: Annotated[EvaluateSettings, Flat]) -> None:
     Example: interp evaluate --model demo/llava --benchmark digits --methods base,inst,vea --profile profile.json --out answers.zarr
     """
     fitted = interp.analysis.Profile.load(settings.profile) if settings.profile is not None else None
+    attribution = interp.open_trace(settings.attribution) if settings.attribution is not None else None
     vlm, bench = _asked(settings)
     answers = interp.evaluate(
         vlm,
         bench,
         methods=settings.methods,
         profile=fitted,
+        attribution=attribution,
         alpha=settings.alpha,
         sigma=settings.sigma,
         lam=settings.lam,
@@ -182,6 +183,32 @@ def evaluate(*, settings: Annotated[EvaluateSettings, Flat]) -> None:
     for table in tables.method_tables(compare_methods(answers)):
         _out.print(table)
     _written([settings.out])
+
+
+@app.command
+def check(model: str, *, settings: Annotated[ModelSettings, Flat] = _AS_IT_IS, out: Path | None = None) -> None:
+    """Certify a checkpoint before work is spent on it; exit status 1 if a check fails.
+
+    It draws its own pictures: geometry, attention rows, edits, padding, prompts and answers. The model is left as it is.
+
+    Example: interp check demo/llava --dtype bfloat16 --out certificate.json
+
+    Parameters
+    ----------
+    model
+        A model that ships with the package (demo/NAME), a local directory, or a Hugging Face id.
+    out
+        Also write the certificate to this JSON file.
+    """
+    certificate = interp.check(interp.load_vlm(model, **settings.model_options()))
+    _out.print(tables.certificate_table(certificate.to_dataset()))
+    _out.print(certificate.verdict, highlight=False, soft_wrap=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        certificate.save(out)
+        _written([out])
+    if not certificate.passed:
+        sys.exit(1)
 
 
 @organisms.command

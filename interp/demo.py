@@ -30,9 +30,9 @@ from interp.findings import (
     write_tables,
 )
 from interp.interventions import evidence_map, highlight
+from interp.loading import load_vlm
 from interp.methods import evaluate
 from interp.settings import METHODS, TraceSettings
-from interp.vlm import load_vlm
 
 _BATCH = 32
 _CHOICE = (

@@ -12,24 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2.exceptions import TemplateError
 from numpy.typing import NDArray
 from PIL import Image
 
 from interp.benchmarks.sample import Sample
 from interp.errors import AlignmentError, ModelError
 from interp.families import Family, TokenRegions
-from interp.prompts import PromptOrder, Wording, assistant_turn, user_turn, word
+from interp.prompts import PromptOrder, word
+from interp.rendering import History, Rendered, Span, answer_separator, refuse_control, render
 
 SEGMENTS = ("system", "image", "question", "instruction", "template")
 PADDING = -1  # the segment of positions past the end of a prompt
 
-History = Sequence[tuple[str, str]]
-Span = tuple[int, int]
-
 _SYSTEM, _IMAGE, _QUESTION, _INSTRUCTION, _TEMPLATE = range(len(SEGMENTS))
-# Private-use characters: no template, tokenizer rule or question gives them a meaning.
-_OPEN, _ASK, _ASKED, _CLOSE = "\ue000", "\ue001", "\ue002", "\ue003"
+_PER_PICTURE = ("_thw", "_sizes", "_num_images")  # how the names of inputs end that have a row for every picture
 _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
@@ -55,6 +51,8 @@ class Encoding:
         (token,) int64, -1 for tokens without a region (`image_index`: for tokens of no picture).
     images
         The opened pictures, RGB.
+    sample_id, image_id
+        Whose prompt it is.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -69,6 +67,8 @@ class Encoding:
     col: NDArray[np.int64]
     image_index: NDArray[np.int64]
     images: tuple[Image.Image, ...]
+    sample_id: str = ""
+    image_id: str = ""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -79,98 +79,22 @@ class Encoding:
         return np.flatnonzero(self.segment == _QUESTION)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    """A rendered prompt and the character spans in it."""
-
-    text: str
-    user: Span
-    question: Span
-    system_end: int
-    earlier: tuple[Span, ...]
-
-
-def conversation(text: str, n_images: int, order: PromptOrder, history: History = ()) -> list[dict[str, Any]]:
-    """Chat messages: earlier turns, then `text`. The pictures belong to the first turn."""
-    users = [*(asked for asked, _ in history), text]
-    messages: list[dict[str, Any]] = []
-    for turn, asked in enumerate(users):
-        messages.append(user_turn(asked, n_images if turn == 0 else 0, order))
-        if turn < len(history):
-            messages.append(assistant_turn(history[turn][1]))
-    return messages
-
-
-def render(processor: Any, wording: Wording, n_images: int, order: PromptOrder, history: History = ()) -> _Rendered:
-    """The chat template's text for a wording, with the spans of what the user says.
-
-    Raises
-    ------
-    AlignmentError
-        The template changes the user's words, so that the question cannot be followed.
-    """
-    before, question, after = (
-        wording.text[: wording.question_start],
-        wording.text[wording.question_start : wording.question_end],
-        wording.text[wording.question_end :],
-    )
-    marked = f"{_OPEN}{before}{_ASK}{_ASKED}{after}{_CLOSE}"
-    frame = _apply(processor, conversation(marked, n_images, order, history))
-    if any(frame.count(mark) != 1 for mark in (_OPEN, _ASK, _ASKED, _CLOSE)):
-        raise AlignmentError("The chat template does not show the user's words exactly once; use a template that inserts them unchanged.")
-    head, tail = frame.split(_OPEN)[0], frame.split(_CLOSE)[1]
-    start = len(head)
-    asked = (start + len(before), start + len(before) + len(question))
-    end = start + len(wording.text)
-    text = _apply(processor, conversation(wording.text, n_images, order, history))
-    if text != head + wording.text + tail:
-        raise AlignmentError(
-            "The chat template changes the user's words, so the question cannot be found in the prompt; "
-            f"use a template that inserts them unchanged (the question was {question!r})."
-        )
-    return _Rendered(text, (start, end), asked, _system_end(processor), _earlier(text[:start], history))
-
-
-def _earlier(head: str, history: History) -> tuple[Span, ...]:
-    spans, at = [], 0
-    for words in (words for turn in history for words in turn if words):
-        found = head.find(words, at)
-        if found < 0:
-            raise AlignmentError(f"The chat template changes an earlier turn ({words!r}); use a template that inserts turns unchanged.")
-        at = found + len(words)
-        spans.append((found, at))
-    return tuple(spans)
-
-
-def _apply(processor: Any, messages: list[dict[str, Any]], generation: bool = True) -> str:
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-
-
-def _system_end(processor: Any) -> int:
-    """Where the system text ends: what stands before the first user turn but not before the second."""
-    try:
-        talk = _apply(processor, [user_turn(_OPEN, 0), assistant_turn(_ASK), user_turn(_ASKED, 0)], generation=False)
-    except TemplateError:  # a template of single turns: everything around the user's words is template
-        return 0
-    first, later = talk.split(_OPEN)[0], talk.split(_ASK)[-1].split(_ASKED)[0]
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(reversed(first), reversed(later), strict=False)) if a != b), min(len(first), len(later))
-    )
-    return len(first) - shared
-
-
 def encode(processor: Any, config: Any, family: Family, sample: Sample, prompt: str, order: PromptOrder, history: History = ()) -> Encoding:
     """A sample as model inputs with the origin of every token. See `Encoding`.
 
     Raises
     ------
     AlignmentError
-        Question, tokens and image regions do not line up.
+        Question, tokens and image regions do not line up; a text holds a special token; or the processor leaves out, or contradicts, what
+        the model must know of the pictures.
     ModelError
         The chat template cannot put the picture where `order` wants it.
     """
     images = tuple(sample.open_images())
     wording = word(prompt, sample.question.strip())
+    refuse_control(processor, wording.text, f"Sample {sample.id!r}: the prompt {wording.text!r}")
+    for said in (said for turn in history for said in turn):
+        refuse_control(processor, said, f"Sample {sample.id!r}: the earlier turn {said!r}")
     rendered = render(processor, wording, len(images), order, history)
     bos = processor.tokenizer.bos_token
     outputs = processor(
@@ -190,6 +114,7 @@ def encode(processor: Any, config: Any, family: Family, sample: Sample, prompt: 
             f"Processor {type(processor).__name__} does not say where it put the pictures; use a processor of transformers 5."
         )
     shift = _Shift(rendered.text, replaced[0])
+    _check_pictures(processor, inputs, images, sample)
     ids = inputs["input_ids"][0].numpy()
     is_image = ids == config.image_token_id
     regions = _regions(processor, config, family, images, inputs, sample, int(is_image.sum()))
@@ -212,6 +137,8 @@ def encode(processor: Any, config: Any, family: Family, sample: Sample, prompt: 
         row=_spread(regions.row, is_image, -1),
         col=_spread(regions.col, is_image, -1),
         image_index=_spread(regions.image_index, is_image, -1),
+        sample_id=sample.id,
+        image_id=sample.image_id,
     )
 
 
@@ -235,7 +162,7 @@ class _Shift:
 
 
 def _segments(
-    offsets: NDArray[np.int64], is_image: NDArray[np.bool_], rendered: _Rendered, shift: _Shift, sample: Sample
+    offsets: NDArray[np.int64], is_image: NDArray[np.bool_], rendered: Rendered, shift: _Shift, sample: Sample
 ) -> NDArray[np.int8]:
     start, end = offsets.T
     some = end > start
@@ -265,11 +192,37 @@ def _segments(
     return segment
 
 
+def _check_pictures(processor: Any, inputs: Mapping[str, Any], images: Sequence[Image.Image], sample: Sample) -> None:
+    """What tells the model about its pictures must be there, and true of them: many a model runs without, or on something else."""
+    promised = {*processor.image_processor.model_input_names, *(name for name in _PER_TOKEN if name.endswith("type_ids"))}
+    lacking = [name for name in getattr(processor, "model_input_names", ()) if name in promised and name not in inputs]
+    if lacking:
+        raise AlignmentError(
+            f"Sample {sample.id!r}: processor {type(processor).__name__} lists {', '.join(lacking)} among the model's inputs but did not "
+            "return it, and the model would go on without; do not switch it off, or use the checkpoint's own processor."
+        )
+    true = {"image_sizes": [[image.height, image.width] for image in images], "batch_num_images": [len(images)]}
+    for name, expected in true.items():
+        if name in inputs and (said := inputs[name].tolist()) != expected:
+            raise AlignmentError(
+                f"Sample {sample.id!r}: processor {type(processor).__name__} returned {name}={said}, where the pictures of the prompt make "
+                f"it {expected}; use the checkpoint's own processor, which takes the pictures as they are."
+            )
+
+
 def _regions(
     processor: Any, config: Any, family: Family, images: Sequence[Image.Image], inputs: Mapping[str, Any], sample: Sample, found: int
 ) -> TokenRegions:
-    arrays = {name: value.numpy() for name, value in inputs.items() if name.endswith(("_thw", "_sizes", "_num_images"))}
-    parts = [family.image_regions(processor, config, image.size, index, arrays) for index, image in enumerate(images)]
+    arrays = {name: value.numpy() for name, value in inputs.items() if name.endswith(_PER_PICTURE)}
+    try:
+        parts = [family.image_regions(processor, config, image.size, index, arrays) for index, image in enumerate(images)]
+    except (KeyError, IndexError) as error:
+        if isinstance(error, KeyError) and not str(error.args[0]).endswith(_PER_PICTURE):
+            raise
+        raise AlignmentError(
+            f"Sample {sample.id!r}: processor {type(processor).__name__} does not describe all {len(images)} picture(s) of the prompt "
+            f"({error}); use the checkpoint's own processor."
+        ) from error
     regions = TokenRegions.join(parts)
     if len(regions) != found:
         raise AlignmentError(
@@ -297,9 +250,20 @@ def _check_order(segment: NDArray[np.int8], order: PromptOrder) -> None:
 
 
 def collate(encodings: Sequence[Encoding], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Model inputs of several prompts, padded on the left to the longest, so that every last token is at position -1."""
+    """Model inputs of several prompts, padded on the left to the longest, so that every last token is at position -1.
+
+    The prompts may hold different numbers of pictures, and the pictures different numbers of tiles.
+
+    Raises
+    ------
+    AlignmentError
+        The prompts do not have the same inputs.
+    """
     if len(encodings) == 1:
         return dict(encodings[0].inputs)
+    held = [set(encoding.inputs) for encoding in encodings]
+    if odd := sorted(set.union(*held) - set.intersection(*held)):
+        raise AlignmentError(f"Some prompts of a batch lack {', '.join(odd)}; encode all with one processor, and leave their inputs whole.")
     longest = max(len(encoding) for encoding in encodings)
     batch: dict[str, torch.Tensor] = {}
     for name in encodings[0].inputs:
@@ -322,10 +286,11 @@ def answer_ids(processor: Any, prompt_text: str, answer: str) -> list[int]:
     Raises
     ------
     AlignmentError
-        Prompt and answer are not tokenised as the prompt's own tokens and then the answer's.
+        Prompt and answer are not tokenised as the prompt's own tokens and then the answer's, or the answer holds a special token.
     """
+    refuse_control(processor, answer, f"The answer {answer!r}")
     tokenizer = processor.tokenizer
-    separator = _answer_separator(processor)
+    separator = answer_separator(processor)
     prompt = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
     whole = tokenizer(prompt_text + separator + answer, add_special_tokens=False)["input_ids"]
     if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
@@ -334,15 +299,3 @@ def answer_ids(processor: Any, prompt_text: str, answer: str) -> list[int]:
             "use a chat template whose generation prompt ends in a token of its own."
         )
     return whole[len(prompt) :]
-
-
-def _answer_separator(processor: Any) -> str:
-    """What the template writes between the generation prompt and the assistant's words (often nothing, or a space)."""
-    open_turn = _apply(processor, [user_turn(_OPEN, 0)])
-    closed = _apply(processor, [user_turn(_OPEN, 0), assistant_turn(_ASK)], generation=False).split(_ASK)[0]
-    if not closed.startswith(open_turn):
-        raise AlignmentError(
-            "The chat template writes an assistant's turn that does not begin with its own generation prompt, so a reference cannot be "
-            "placed; use a template where it does, or trace with answers=False."
-        )
-    return closed[len(open_turn) :]

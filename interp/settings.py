@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from interp.prompts import PromptOrder
 
@@ -18,6 +19,16 @@ def _listed(value: Any) -> Any:
     """``base,vea`` as well as separate words."""
     words = [value] if isinstance(value, str) else value
     return [part for word in words for part in word.split(",") if part] if isinstance(words, list | tuple) else value
+
+
+def _json_object(text: str) -> str:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("write a JSON object such as '{\"do_pan_and_scan\": true}'")
+    return text
 
 
 class _Settings(BaseModel):
@@ -38,7 +49,27 @@ class _Settings(BaseModel):
         return shlex.join(words)
 
 
-class _Asked(_Settings):
+class ModelSettings(_Settings):
+    """How a model is loaded."""
+
+    prompt_order: PromptOrder = "image-first"
+    """Picture before the text, or after it."""
+    device: str | None = None
+    """Where to compute; by default a GPU where there is one."""
+    dtype: str = "auto"
+    """auto, float32, bfloat16 or float16."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
+    image_options: Annotated[str, AfterValidator(_json_object)] | None = None
+    """Settings of the picture processing that differ from the checkpoint's, as JSON: '{"do_pan_and_scan": true}'."""
+
+    def model_options(self) -> dict[str, Any]:
+        """What `interp.load_vlm` is given besides the name."""
+        options = {name: getattr(self, name) for name in ("device", "dtype", "revision", "prompt_order")}
+        return options | {"image_options": json.loads(self.image_options) if self.image_options is not None else None}
+
+
+class _Asked(ModelSettings):
     """A model, and the benchmark it is asked."""
 
     model: str
@@ -55,28 +86,16 @@ class _Asked(_Settings):
     """visual-cot: its picture folder."""
     skip_bad: bool = False
     """visual-cot: leave out, and count, unusable rows."""
-    prompt_order: PromptOrder = "image-first"
-    """Picture before the text, or after it."""
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Samples per forward pass."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 16
     """Longest answer, in tokens."""
-    device: str | None = None
-    """Where to compute; by default a GPU where there is one."""
-    dtype: str = "auto"
-    """auto, float32, bfloat16 or float16."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hugging Face id."""
 
     def benchmark_options(self) -> dict[str, Any]:
         """What `interp.load_benchmark` is given besides its name."""
         options: dict[str, Any] = {"split": self.split, "limit": self.limit}
         options |= {name: value for name in ("annotations", "images") if (value := getattr(self, name)) is not None}
         return options | ({"skip_bad": True} if self.skip_bad else {})
-
-    def model_options(self) -> dict[str, Any]:
-        """What `interp.load_vlm` is given besides the name."""
-        return {name: getattr(self, name) for name in ("device", "dtype", "revision", "prompt_order")}
 
 
 class TraceSettings(_Asked):
@@ -103,6 +122,8 @@ class EvaluateSettings(_Asked):
     """Ways to answer, side by side."""
     profile: Path | None = None
     """The layers to highlight by, from interp profile; fit it on another split."""
+    attribution: Path | None = None
+    """Highlight by this trace (from interp trace) of another model over the same samples; --profile is then that model's."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Brightness of what the profiled layers do not look at (paper Eq. 4)."""
     sigma: Annotated[float, Field(gt=0)] = 0.5

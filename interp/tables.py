@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 from rich.table import Table
+from rich.text import Text
 
 from interp.analysis import Profile
 from interp.findings import Compared, Findings
 
 _WIDTH = 100  # a title is not broken before
+_OUTCOMES = {"pass": Text("pass", "green"), "fail": Text("FAIL", "bold red"), "skip": Text("skip", "yellow")}
 
 
 def analysis_tables(found: Findings) -> list[Table]:
@@ -138,6 +140,18 @@ def method_tables(compared: Compared, score: str = "exact match") -> list[Table]
         first.add_row(str(method), str(int(part["n"])), _number(part["mean"]), _interval(part["interval"]))
     quality = [_quality_table(compared.quality, compared.effect)] if compared.quality is not None else []
     return [first, *(_paired_table(each, score) for each in compared.against), *quality]
+
+
+def certificate_table(checks: xr.Dataset) -> Table:
+    """Pass or fail of every check of a checkpoint, with what was found, and below it why not."""
+    table = Table(title=f"Certificate of {checks.attrs['model']} ({checks.attrs['family']}, {checks.attrs['dtype']})", title_justify="left")
+    for column in ("check", "", "found"):
+        table.add_column(column)
+    for name in checks["check"].values:
+        part = checks.sel(check=name)
+        said = [Text(text) for variable in ("found", "reason") if (text := str(part[variable].values))]
+        table.add_row(str(name), _OUTCOMES[str(part["outcome"].values)], Text("\n").join(said))
+    return table
 
 
 def _paired_table(each: xr.Dataset, score: str) -> Table:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import Any, get_args, overload
-from urllib.parse import urlsplit
+from typing import Any, Protocol, get_args, overload
 
-import huggingface_hub
 import torch
-import transformers
 from nnsight.modeling.transformers import TransformersModel
-from safetensors import SafetensorError
+from PIL import Image
 
 from interp.benchmarks.sample import Sample
-from interp.decoding import Run, end_tokens, greedy
+from interp.decoding import Fed, Run, end_tokens, greedy
 from interp.encoding import Encoding, History, collate, encode
-from interp.errors import ModelError
+from interp.errors import AlignmentError, InterpError, ModelError
 from interp.families import family_for
+from interp.processors import with_image_options
 from interp.prompts import PromptOrder
 
-_DEMO = "demo/"
 _MAX_NEW_TOKENS = 16
+
+
+class Edit(Protocol):
+    """A change of what layers compute, made in every forward pass while it is in force (`VLM.edited`)."""
+
+    @property
+    def description(self) -> str:
+        """What it does, in one line: recorded as provenance, and two results of different edits are told apart by it."""
+        ...
+
+    def __call__(self, index: int, layer: Any, fed: Fed) -> None:
+        """Edit decoder layer `index`, an nnsight envoy inside a trace; its modules must be touched in the order they run."""
+        ...
 
 
 class VLM:
@@ -43,11 +50,15 @@ class VLM:
     name, revision
         Recorded as provenance, and what a store or a profile is told apart by: by default the name the configuration knows, and a digest
         of some of the weights.
+    image_options
+        Settings of the picture processing that differ from the processor's, by their names in transformers, for example
+        ``{"do_pan_and_scan": True}``. The processor itself stays as it is: `processor` of this object is a copy.
 
     Raises
     ------
     ModelError
-        The model is text-only, of an unknown family, or its processor cannot say where characters and pictures went.
+        The model is text-only, of an unknown family, its processor cannot say where characters and pictures went, or an image option is
+        unknown or not one the model was built for.
     """
 
     def __init__(
@@ -57,14 +68,18 @@ class VLM:
         prompt_order: PromptOrder = "image-first",
         name: str | None = None,
         revision: str | None = None,
+        image_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
         if prompt_order not in get_args(PromptOrder):
             raise ModelError(f"Prompt order {prompt_order!r} is unknown; use {' or '.join(get_args(PromptOrder))}.")
-        _check_config(model.config, self.name)
+        check_config(model.config, self.name)
         self.family = family_for(model.config)
         _check_processor(model, processor, self.name)
         self.hf_model = model.eval()
+        self.image_options: dict[str, Any] = dict(image_options or {})
+        if self.image_options:
+            processor = with_image_options(processor, self.image_options, model.config)
         self.processor = processor
         self.prompt_order: PromptOrder = prompt_order
         self.revision = revision or _weights_digest(model)
@@ -74,6 +89,9 @@ class VLM:
         text = model.config.get_text_config()
         self.n_layers: int = text.num_hidden_layers
         self.n_heads: int = text.num_attention_heads
+        self.edits: tuple[Edit, ...] = ()
+        if self.image_options:
+            self._check_geometry()
 
     def __repr__(self) -> str:
         return f"VLM({self.name!r}, family={self.family.model_type!r}, layers={self.n_layers}, heads={self.n_heads})"
@@ -96,7 +114,10 @@ class VLM:
     @cached_property
     def layer_kinds(self) -> tuple[str, ...]:
         """Per layer, ``full`` or ``sliding`` attention."""
-        kinds = getattr(self.hf_model.config.get_text_config(), "layer_types", None) or ["full_attention"] * self.n_layers
+        text = self.hf_model.config.get_text_config()
+        # without a list, a window is every layer's
+        every = "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+        kinds = getattr(text, "layer_types", None) or [every] * self.n_layers
         return tuple("sliding" if kind.startswith("sliding") else "full" for kind in kinds)
 
     @property
@@ -133,6 +154,60 @@ class VLM:
         """Inputs of several prompts, left-padded, on the model's device and in its floating type."""
         inputs = collate(encodings, self.pad_token)
         return {name: value.to(self.device, self.dtype if value.is_floating_point() else None) for name, value in inputs.items()}
+
+    def start(self, encodings: Sequence[Encoding], *, use_cache: bool = True) -> Run:
+        """A generation from several prompts, as a left-padded batch, under the edits in force."""
+        asked = [(encoding.sample_id, encoding.image_id) for encoding in encodings]
+        call = self.traced if self.edits else None
+        return Run.start(self.hf_model, self.batch(encodings), use_cache=use_cache, call=call, asked=asked)
+
+    def traced(self, run: Run, arguments: Mapping[str, Any], visit: Callable[[int, Any], None] | None = None) -> Any:
+        """One forward pass under nnsight, with the edits in force.
+
+        Parameters
+        ----------
+        run, arguments
+            The generation, and the keyword arguments of the pass.
+        visit
+            Called for every layer, after its edits, with its place and its envoy.
+
+        Returns
+        -------
+        The outputs of transformers.
+        """
+        fed = run.fed(arguments)
+        with torch.no_grad(), self.wrapper.trace(**arguments):
+            for index, layer in enumerate(self.wrapper.model.language_model.layers):
+                for edit in self.edits:
+                    edit(index, layer, fed)
+                if visit is not None:
+                    visit(index, layer)
+            outputs = self.wrapper.output.save()
+        return outputs
+
+    @contextmanager
+    def edited(self, edit: Edit) -> Iterator[VLM]:
+        """With `edit` in force: answers, traces and evaluations of this model are those of the edited one. Edits may be nested."""
+        before = self.edits
+        self.edits = (*before, edit)
+        try:
+            yield self
+        finally:
+            self.edits = before
+
+    def refuse_edits(self, what: str) -> None:
+        """For what runs the model as it is.
+
+        Raises
+        ------
+        InterpError
+            An edit is in force, which `what` would silently leave out.
+        """
+        if self.edits:
+            raise InterpError(
+                f"{what} runs the model as it is, but this one is edited ({'; '.join(edit.description for edit in self.edits)}); "
+                "leave the edit's context first."
+            )
 
     @overload
     def generate(
@@ -175,102 +250,26 @@ class VLM:
             texts += self._answer(encodings, max_new_tokens)
         return texts[0] if isinstance(samples, Sample) else texts
 
+    def _check_geometry(self) -> None:
+        """Refuse picture settings that processor and geometry do not read alike: a wide and a high picture get as many tokens from both."""
+        for size in ((96, 32), (40, 60)):
+            try:
+                self.encode(Sample("check", Image.new("RGB", size), "check", "check"))
+            except (AlignmentError, ArithmeticError, LookupError, ValueError) as error:
+                raise ModelError(
+                    f"Image options {self.image_options} do not go with the rest of {self.name!r} ({error}); leave out what the model was "
+                    "not built for."
+                ) from error
+
     @torch.no_grad()
     def _answer(self, encodings: Sequence[Encoding], max_new_tokens: int) -> list[str]:
-        run = Run.start(self.hf_model, self.batch(encodings))
-        outputs = self.hf_model(**run.prefill_inputs(), logits_to_keep=1, return_dict=True)
+        run = self.start(encodings)
+        outputs = run.forward(run.prefill_inputs(), logits_to_keep=1)
         return self.decode(greedy(run, outputs, self.end_tokens, self.pad_token, max_new_tokens).ids)
 
     def decode(self, ids: torch.Tensor) -> list[str]:
         """Texts of generated ids (batch, step), without special tokens and outer white space."""
         return [text.strip() for text in self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-
-def load_vlm(
-    name: str | Path,
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype = "auto",
-    revision: str | None = None,
-    prompt_order: PromptOrder = "image-first",
-) -> VLM:
-    """Load a vision-language model by name.
-
-    Parameters
-    ----------
-    name
-        ``demo/NAME`` for a model that ships with the package, a local directory, or a Hugging Face id.
-    device
-        By default a GPU where there is one.
-    dtype
-        ``float32``, ``bfloat16``, ...; ``auto`` keeps the checkpoint's own.
-    revision
-        Branch, tag or commit of a Hugging Face id.
-    prompt_order
-        ``image-first`` (the paper's) or ``question-first``.
-
-    Raises
-    ------
-    ModelError
-        The name is unknown, the hub cannot be reached, or the model cannot be used.
-
-    Examples
-    --------
-    >>> vlm = interp.load_vlm("demo/llava")  # doctest: +SKIP
-    >>> vlm.generate(sample)  # doctest: +SKIP
-    '7'
-    """
-    source = _resolve(str(name))
-    where = {"revision": revision, "local_files_only": _is_folder(source) or not _hub_resolves()}
-    try:
-        config = transformers.AutoConfig.from_pretrained(source, **where)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_not_found(str(name))) from error
-    _check_config(config, str(name))
-    family_for(config)
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(source, **where)
-        with _without_bar() if str(name).startswith(_DEMO) else nullcontext():
-            model = transformers.AutoModelForImageTextToText.from_pretrained(
-                source, dtype=_dtype(dtype), attn_implementation="sdpa", use_safetensors=True, **where
-            )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"Model {str(name)!r} could not be loaded ({reason}); it needs a processor and weights as .safetensors files."
-        ) from error
-    target: Any = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        model = model.to(target)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"Device {str(target)!r} cannot be used here; pass device='cpu', or a device that torch can see.") from error
-    # A branch moves, its commit does not.
-    known = _fingerprint(Path(source)) if _is_folder(source) else getattr(model.config, "_commit_hash", None) or revision
-    return VLM(model, processor, prompt_order, name=str(name), revision=known)
-
-
-def _resolve(name: str) -> str:
-    """Where a name's files are: a folder of the package, a local directory, or the hub id itself."""
-    if not name.startswith(_DEMO):
-        return name
-    organisms = Path(__file__).parent / "organisms"
-    folder = organisms / name.removeprefix(_DEMO)
-    if (folder / "config.json").is_file():
-        return str(folder)
-    known = sorted(_DEMO + found.parent.name for found in organisms.glob("*/config.json"))
-    raise ModelError(f"Demo model {name!r} does not ship with this package; use {' or '.join(known) if known else 'a Hugging Face id'}.")
-
-
-@contextmanager
-def _without_bar() -> Iterator[None]:
-    """A model of a few megabytes is there before its progress bar can be read."""
-    shown = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers.utils.logging.enable_progress_bar()
 
 
 def _weights_digest(model: Any) -> str:
@@ -280,57 +279,14 @@ def _weights_digest(model: Any) -> str:
     return f"weights:{hashlib.sha256(numbers.tobytes()).hexdigest()[:12]}"
 
 
-def _fingerprint(folder: Path) -> str:
-    """A local checkpoint's revision: its weights' digest, of large files from their size and both ends only.
+def check_config(config: Any, name: str) -> None:
+    """Refuse a text-only model.
 
-    Without it a store or a profile of one training run would be taken for another's of the same name.
+    Raises
+    ------
+    ModelError
+        It has no vision tower.
     """
-    digest, end = hashlib.sha256(), 8 << 20
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + size.to_bytes(8, "little") + file.read(end))
-            file.seek(max(end, size - end))
-            digest.update(file.read(end))
-    return f"sha256:{digest.hexdigest()[:12]}"
-
-
-def _is_folder(name: str) -> bool:
-    return Path(name).is_dir()
-
-
-def _hub_resolves() -> bool:
-    """False where the hub's name cannot be looked up: then only its local cache is asked, instead of retrying for half a minute."""
-    if {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} & set(os.environ):
-        return True  # the proxy looks names up
-    try:
-        socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, 443)
-    except OSError:
-        return False
-    return True
-
-
-def _not_found(name: str) -> str:
-    if _is_folder(name):
-        return (
-            f"Folder {name!r} does not hold a usable model; it needs a config.json of a known model type (write it with save_pretrained)."
-        )
-    return (
-        f"Model {name!r} was not found: it is no demo model and no local folder, and the Hugging Face hub does not know it or cannot be "
-        "reached; check the spelling, log in for a gated model, or download it first."
-    )
-
-
-def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
-        return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
-        raise ModelError(f"Number type {dtype!r} is unknown; use auto, float32, bfloat16 or float16.")
-    return found
-
-
-def _check_config(config: Any, name: str) -> None:
     if getattr(config, "vision_config", None) is None:
         raise ModelError(
             f"Model {name!r} is text-only (model type {getattr(config, 'model_type', '?')!r} has no vision tower); "

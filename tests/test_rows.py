@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import interp
-from interp.capture.attention import IMPLEMENTATION, attention_rows, register
+from interp.capture.attention import attention_rows, register
 from interp.errors import CaptureError
 from interp.testing import samples, tiny_vlm
 from interp.vlm import VLM
@@ -22,14 +21,12 @@ def vlm() -> VLM:
 
 
 @pytest.fixture
-def unregistered() -> Iterator[None]:
-    """The mask function forgotten, as happens when only the attention function is registered."""
-    forgotten = ALL_MASK_ATTENTION_FUNCTIONS._global_mapping.pop(IMPLEMENTATION)
-    try:
+def maskless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No mask is made, as happens when only the attention function is known to transformers."""
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.capture.attention.sdpa_mask", lambda *_, **__: None)
         yield
-    finally:
-        ALL_MASK_ATTENTION_FUNCTIONS._global_mapping[IMPLEMENTATION] = forgotten
-        register()
+    register()
 
 
 def eager_rows(vlm: VLM, sample: interp.Sample) -> torch.Tensor:
@@ -75,13 +72,13 @@ def test_half_precision_passes_the_self_check() -> None:
     np.testing.assert_allclose(traced["attention"].sum("token"), 1, atol=1e-5)
 
 
-def test_a_forgotten_mask_function_is_seen(vlm: VLM, unregistered: None) -> None:
+def test_a_lost_mask_is_seen(vlm: VLM, maskless: None) -> None:
     assert worst(vlm, 1) < 1e-5, "one prompt without padding needs no mask"
     with pytest.raises(CaptureError, match="padding is attended to, so the model's mask was lost"):
         interp.trace(vlm, samples(3), batch_size=3, answers=False)
 
 
-def test_a_forgotten_mask_function_fails_the_comparison(vlm: VLM, unregistered: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_mask_fails_the_comparison(vlm: VLM, maskless: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interp.capture.record.SUM_TOLERANCE", 2.0)
     assert worst(vlm, 3, self_check=False) > 1e-2
 

@@ -7,6 +7,8 @@ from interp.analysis.depth import probe_layers
 from interp.analysis.disconnect import disconnect
 from interp.analysis.fates import fates
 from interp.analysis.grounding import auprc, evidence_ratio, grounding, ndcg, pointing
+from interp.analysis.heads import head_measures, head_taxonomy, layer_matched
+from interp.analysis.knockout_effect import knockout_effect
 from interp.analysis.mass import segment_mass
 from interp.analysis.paired import compare, holm, mcnemar
 from interp.analysis.probe import Probe, fit_probe, readable
@@ -31,7 +33,11 @@ __all__ = [
     "fates",
     "fit_probe",
     "grounding",
+    "head_measures",
+    "head_taxonomy",
     "holm",
+    "knockout_effect",
+    "layer_matched",
     "mcnemar",
     "mean_interval",
     "ndcg",

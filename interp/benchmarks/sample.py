@@ -43,6 +43,7 @@ class Sought:
 
 ImageSource = Image.Image | str | Path | Sought
 
+_VIDEO = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 BOX_TOLERANCE = 1.0  # pixels a box may stick out of its picture: annotation files round
 
 
@@ -88,7 +89,7 @@ class Sample:
     Raises
     ------
     SampleError
-        No reference, an empty question, no picture, or a region on a picture that is not there.
+        No reference, an empty question, no picture, a video, or a region on a picture that is not there.
     """
 
     id: str
@@ -124,6 +125,9 @@ class Sample:
             raise SampleError(f"Sample {id!r} has an empty question; give the text to ask.")
         if not pictures:
             raise SampleError(f"Sample {id!r} has no image; give a PIL image or a path.")
+        for picture in pictures:
+            if isinstance(picture, str | Path) and Path(picture).suffix.lower() in _VIDEO:
+                raise SampleError(f"Sample {id!r}: {str(picture)!r} is a video, which is not supported; give its frames as pictures.")
         for region in marked:
             if not 0 <= region.image_index < len(pictures):
                 raise SampleError(

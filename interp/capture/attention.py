@@ -7,6 +7,7 @@ global state.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ IMPLEMENTATION = "interp_rows"
 LAST = "last"  # the request for the last position alone, which needs no gathering
 
 Rows = torch.Tensor | str
+
+_SDPA = logging.getLogger(sdpa_attention_forward.__module__)
 
 
 def attention_rows(
@@ -104,7 +107,10 @@ def rows_attention(
 
 
 def register() -> None:
-    """Make `IMPLEMENTATION` known to transformers, attention and mask. Without the mask function, padding would silently be seen."""
+    """Make `IMPLEMENTATION` known to transformers, attention and mask.
+
+    Without the mask function transformers makes no mask at all: padding would be seen, and picture tokens would not see each other.
+    """
     ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, rows_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, sdpa_mask)
 
@@ -115,12 +121,20 @@ register()
 @contextmanager
 def serving_rows(model: Any) -> Iterator[None]:
     """Switch the text decoder to `IMPLEMENTATION`, and back at the end. The vision tower keeps its own attention."""
+    register()  # again: with its mask forgotten since, a model whose picture tokens see each other would silently lose that
     before = model.config.get_text_config()._attn_implementation
     if before == IMPLEMENTATION:
         yield
         return
     model.set_attn_implementation({"text_config": IMPLEMENTATION})
+    _SDPA.addFilter(_is_news)
     try:
         yield
     finally:
+        _SDPA.removeFilter(_is_news)
         model.set_attn_implementation({"text_config": before})
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the remark that a vision tower cannot serve attention: the request reaches it too, but its rows are not wanted."""
+    return "output_attentions" not in record.getMessage()

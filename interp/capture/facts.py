@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from interp.benchmarks.sample import Region, Sample, image_sha256
 from interp.encoding import SEGMENTS, Encoding
@@ -120,7 +120,9 @@ class Facts:
             row=encoding.row.astype(np.int32),
             col=encoding.col.astype(np.int32),
             image_index=encoding.image_index.astype(np.int32),
-            coverage=_coverage(sample, encoding) if coverage is None else coverage,
+            coverage=covered(sample, encoding.token_boxes, encoding.image_index, [image.size for image in encoding.images])
+            if coverage is None
+            else coverage,
             visibility=_visibility(sample, encoding) if visibility is None else visibility,
         )
 
@@ -151,11 +153,16 @@ def identify(asked: Iterable[Asked]) -> dict[str, str]:
     }
 
 
-def _coverage(sample: Sample, encoding: Encoding) -> _Floats:
-    shares = np.full(len(encoding), np.nan)
-    for index, image in enumerate(encoding.images):
-        tokens = encoding.image_index == index
-        shares[tokens] = coverage(encoding.token_boxes[tokens], _evidence(sample, index), image.size)
+def covered(sample: Sample, token_boxes: _Floats, image_index: _Ints, image_sizes: Iterable[ArrayLike]) -> _Floats:
+    """(token,) Share of each token's region that is evidence of the sample; NaN where the token has no region.
+
+    `token_boxes` (token, corner) in pixels and `image_index` (token,) as in `Encoding`; `image_sizes`, (width, height) of each picture.
+    """
+    shares = np.full(len(token_boxes), np.nan)
+    for index, size in enumerate(image_sizes):
+        tokens = image_index == index
+        width, height = np.asarray(size).tolist()
+        shares[tokens] = coverage(token_boxes[tokens], _evidence(sample, index), (width, height))
     return shares
 
 

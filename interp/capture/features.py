@@ -69,6 +69,7 @@ def token_features(
     InterpError
         `batch_size` or `max_regions` is below 1.
     """
+    vlm.refuse_edits("token_features")
     if batch_size < 1 or (max_regions is not None and max_regions < 1):
         raise InterpError(f"batch_size ({batch_size}) and max_regions ({max_regions}) must be 1 or more.")
     if len(bench) == 0:

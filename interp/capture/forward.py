@@ -28,7 +28,9 @@ class Prefill:
         transformers' outputs: `attentions` per layer (batch, head, row, key) with the last prompt token as row 0, `logits` of the last
         position, and the cache if one was asked for.
     residual
-        Per layer (batch, feature), the stream after the layer at the last position; empty unless asked for.
+        Per layer (batch, feature), the layer's own output at the last position; empty unless asked for. Some models add features of the
+        picture to the stream between two of the first layers. They add them at the picture's tokens, so at the last position, which is
+        never one, this also is what enters the next layer.
     """
 
     run: Run
@@ -63,19 +65,18 @@ def prefill(
     CaptureError
         `check` failed: a row does not sum to one, or does not give the model's own attention output.
     """
-    inputs = vlm.batch(encodings)
-    length = inputs["input_ids"].shape[1]
-    run = Run.start(vlm.hf_model, inputs, use_cache=use_cache)
-    wanted = _request(encodings, rows, length, vlm.device)
+    run = vlm.start(encodings, use_cache=use_cache)
+    wanted = _request(encodings, rows, run.width, vlm.device)
     states: list[torch.Tensor] = []
-    watch = SelfCheck(vlm.layers) if check else nullcontext()
-    layers = vlm.wrapper.model.language_model.layers
+
+    def keep(_: int, layer: Any) -> None:
+        states.append(layer.output[:, -1].clone())
+
+    # under an edit the check would compare the model with what is put in its place
+    watch = SelfCheck(vlm.layers) if check and not vlm.edits else nullcontext()
     arguments = {**run.prefill_inputs(), "query_rows": wanted, "output_attentions": True, "logits_to_keep": 1}
-    with watch, torch.no_grad(), vlm.wrapper.trace(**arguments):
-        if residual:
-            for layer in layers:
-                states.append(layer.output[:, -1].clone())
-        outputs = vlm.wrapper.output.save()
+    with watch:
+        outputs = vlm.traced(run, arguments, keep if residual else None)
     if isinstance(watch, SelfCheck):
         watch.judge(vlm.dtype)
     return Prefill(run, outputs, states)

@@ -207,7 +207,7 @@ def provenance(facts: Sequence[Facts], vlm: VLM, settings: Mapping[str, Any]) ->
         **model,
         **source,
         **asked,
-        "versions": json.dumps(_versions()),
+        "versions": json.dumps(versions()),
         "settings_hash": hashlib.sha256(identity.encode()).hexdigest()[:16],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -215,7 +215,7 @@ def provenance(facts: Sequence[Facts], vlm: VLM, settings: Mapping[str, Any]) ->
 
 def provenance_of_model(vlm: VLM) -> dict[str, str]:
     """The model and everything about it that its numbers follow from."""
-    images = type(vlm.processor.image_processor).__name__
+    images = vlm.processor.image_processor
     return {
         "model": vlm.name,
         "revision": vlm.revision,
@@ -223,8 +223,11 @@ def provenance_of_model(vlm: VLM) -> dict[str, str]:
         "dtype": str(vlm.dtype).removeprefix("torch."),
         "prompt_order": vlm.prompt_order,
         "attention_implementation": "sdpa, rows in float32",
-        "image_backend": "pil" if images.endswith("Pil") else "torchvision",
-        "image_processor": images,
+        "image_backend": getattr(images, "backend", "unknown"),
+        "image_processor": type(images).__name__,
+        "image_options": json.dumps(vlm.image_options, sort_keys=True),
+        "processor": type(vlm.processor).__name__,
+        **({"edits": "; ".join(edit.description for edit in vlm.edits)} if vlm.edits else {}),
     }
 
 
@@ -243,7 +246,8 @@ def kept(settings: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What is installed of the packages that numbers depend on."""
     found = {}
     for package in _PACKAGES:
         try:

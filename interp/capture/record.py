@@ -14,6 +14,7 @@ from interp.benchmarks.sample import Sample
 from interp.capture.answering import entropy
 from interp.capture.facts import Facts
 from interp.capture.forward import Prefill
+from interp.capture.reach import mark_unreachable
 from interp.capture.selfcheck import SUM_TOLERANCE
 from interp.encoding import Encoding
 from interp.errors import CaptureError
@@ -77,14 +78,14 @@ class Record:
         for name, score in answers.SCORES.items():
             self.scores[name] = score(text, self.facts.references)
 
-    def keep_answer_rows(self, steps: Sequence[torch.Tensor]) -> None:
+    def keep_answer_rows(self, steps: Sequence[_Floats]) -> None:
         """Keep one row per answer token, (layer, head, key) each, of growing length."""
         length = len(self.facts)
         self.row_positions = np.arange(length, length + len(steps))
         layers, heads = self.attention.shape[:2]
         self.rows = np.full((layers, heads, len(steps), length + len(steps)), np.nan, np.float32)
         for step, row in enumerate(steps):
-            self.rows[:, :, step, : row.shape[-1]] = row.float().cpu().numpy()
+            self.rows[:, :, step, : row.shape[-1]] = row
 
 
 def record_sample(vlm: VLM, sample: Sample, encoding: Encoding, first: Prefill, index: int, positions: Sequence[int] | None) -> Record:
@@ -124,7 +125,7 @@ def captured_rows(
     left = first.run.ids.shape[1] - len(encoding)
     captured = torch.stack([layer[index, :, :, left:] for layer in first.outputs.attentions]).cpu().numpy()
     _check_padding(captured[:, :, 0], sample_id)
-    _mark_unreachable(vlm, captured, [len(encoding) - 1, *(positions or [])])
+    mark_unreachable(vlm, captured, [len(encoding) - 1, *(positions or [])])
     return captured
 
 
@@ -138,12 +139,3 @@ def _check_padding(attention: _Floats, sample_id: str) -> None:
             f"Attention of layer {layer}, head {head} on the tokens of sample {sample_id!r} sums to {1 - worst:.4g}, not 1: padding is "
             "attended to, so the model's mask was lost; register the mask function of row capture (interp.capture.attention.register)."
         )
-
-
-def _mark_unreachable(vlm: VLM, rows: _Floats, positions: Sequence[int]) -> None:
-    """NaN, not zero, where a sliding layer's window does not reach: a head that cannot see the picture has no opinion on it."""
-    window = getattr(vlm.hf_model.config.get_text_config(), "sliding_window", None)
-    for layer, kind in enumerate(vlm.layer_kinds):
-        if kind == "sliding" and window:
-            for query, position in enumerate(positions):
-                rows[layer, :, query, : max(position - window + 1, 0)] = np.nan

@@ -72,6 +72,11 @@ class SelfCheck:
             attention.register_forward_hook(compare),
         ]
 
+    @property
+    def worst(self) -> float:
+        """Largest difference between rows @ V and the model's own value in any layer, relative to the values' size."""
+        return max(found.off_value / max(found.size, 1e-3) for found in self._found)
+
     def judge(self, dtype: torch.dtype) -> None:
         """Raise if any layer was off.
 

@@ -44,6 +44,7 @@ def sinks(
     BenchmarkError
         The benchmark has no sample.
     """
+    vlm.refuse_edits("sinks")
     if not len(bench):
         raise BenchmarkError("The benchmark has no samples; check its split and its limit.")
     width = vlm.hf_model.config.get_text_config().hidden_size

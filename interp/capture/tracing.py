@@ -63,7 +63,8 @@ def trace(
         Rows of further tokens: those of the ``question``, of the generated ``answer``, or of these prompt positions (negative ones
         count from the end). They come as `attention_rows`.
     residual
-        Also keep the last prompt token's residual stream after every layer.
+        Also keep the last prompt token's residual stream after every layer: the layer's own output, before anything a model adds between
+        layers (vision features, at the picture's tokens only), and of the last layer before the final norm.
     store
         Fill this Zarr folder. Killed at any moment, the run loses at most the batch in flight, and the same call takes it up again and
         ends with the identical data set; a finished store is opened without running the model. Other settings are refused, and so are

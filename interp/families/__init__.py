@@ -37,6 +37,7 @@ def family_for(config: Any) -> Family:
     if family is None:
         raise ModelError(
             f"Model type {model_type!r} is not a supported vision-language family ({', '.join(_FAMILIES)}); "
-            "add one file to interp/families that says which image region each visual token stands for, and list it there."
+            "add one file to interp/families that says which image region each visual token stands for, as 'Adding a family' in "
+            "CONTRIBUTING.md shows."
         )
     return family

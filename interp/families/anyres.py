@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers.image_processing_utils import select_best_resolution
 
 from interp.families.processing import setting, width_height
 from interp.families.regions import Size, TokenRegions, grid, lattice, no_region
@@ -35,6 +34,8 @@ def tiles(processor: Any, config: Any, size: Size, image_index: int, most: int |
     most
         With more features than so many tiles hold, the grid is resampled bilinearly to fewer.
     """
+    from transformers.image_processing_utils import select_best_resolution  # here: geometry alone needs no transformers
+
     width, height = size
     edge, patch = width_height(setting(processor, "size"))[0], config.vision_config.patch_size
     side = edge // patch
@@ -73,7 +74,8 @@ def _extents(first: int, last: int, count: int, side: int, edge: int, patch: int
         low = high = np.arange(first, last)
     else:
         # bilinear, half-pixel centres: each new feature mixes the two old ones around its place
-        place = np.clip((np.arange(count) + 0.5) * (length / count) - 0.5, 0, None)
+        # (rounded, for a place that is a whole number but for the last bits has no second feature)
+        place = np.clip(np.round((np.arange(count) + 0.5) * (length / count) - 0.5, 6), 0, None)
         low = np.floor(place).astype(int)
         high = np.minimum(low + (place > low), length - 1)
         low, high = low + first, high + first

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
-from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from interp.families.processing import setting, width_height
 from interp.families.regions import Family, Size, TokenRegions, grid
 
 
 def _image_regions(processor: Any, config: Any, size: Size, image_index: int, inputs: Mapping[str, NDArray[Any]]) -> TokenRegions:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas  # here: it brings transformers
+
     tile = width_height(setting(processor, "size"))
     side = math.isqrt(processor.image_seq_length)
     cell = (tile[0] / side, tile[1] / side)

@@ -28,6 +28,14 @@ def _resized(size: Size, target: Mapping[str, int]) -> Size:
     return int(edge * width / height), edge
 
 
+def _padded(processor: Any, size: Size) -> tuple[Size, Size]:
+    """Width and height before the resize, and where the picture lies in them: some processors pad to a square first, if told to."""
+    if not (hasattr(processor.image_processor, "pad_to_square") and setting(processor, "do_pad")):
+        return size, (0, 0)
+    longest = max(size)
+    return (longest, longest), ((longest - size[0]) // 2, (longest - size[1]) // 2)
+
+
 def _crop_origin(length: int, crop: int, floors: bool) -> int:
     """First kept pixel along one axis; negative where the picture is smaller than the crop and is padded.
 
@@ -42,14 +50,16 @@ def _image_regions(processor: Any, config: Any, size: Size, image_index: int, in
     tower = config.vision_config.model_type
     if tower not in _PATCH_TOWERS:
         raise ModelError(f"Vision tower {tower!r} of this LLaVA model is not supported; use one with {' or '.join(_PATCH_TOWERS)}.")
-    resized = _resized(size, edges(setting(processor, "size"))) if setting(processor, "do_resize") else size
-    seen, origin = resized, (0, 0)
+    whole, offset = _padded(processor, size)
+    resized = _resized(whole, edges(setting(processor, "size"))) if setting(processor, "do_resize") else whole
+    seen, origin = resized, (0.0, 0.0)
     if setting(processor, "do_center_crop"):
         seen = width_height(setting(processor, "crop_size"))
         floors = type(processor.image_processor).__name__.endswith("Pil")
         origin = (_crop_origin(resized[0], seen[0], floors), _crop_origin(resized[1], seen[1], floors))
     patch = config.vision_config.patch_size
-    scale = (resized[0] / size[0], resized[1] / size[1])
+    scale = (resized[0] / whole[0], resized[1] / whole[1])
+    origin = (origin[0] - offset[0] * scale[0], origin[1] - offset[1] * scale[1])
     patches = grid(seen[1] // patch, seen[0] // patch, (patch, patch), origin, scale, size, image_index=image_index)
     extra = _PATCH_TOWERS[tower] if config.vision_feature_select_strategy == "full" else _PATCH_TOWERS[tower] - 1
     if extra < 0:

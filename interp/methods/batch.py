@@ -1,6 +1,7 @@
 """A batch of questions as a method finds it: what the plain prompt's attention says, and a model to ask about any picture, in any wording.
 
-What several methods need (the plain prompt's prefill, the maps) is computed once, when first asked for.
+The attention is the model's own, or that of another model's trace, which nothing behind the maps can tell: a map lies on the original
+picture. What several methods need (the plain prompt's prefill, the maps) is computed once, when first asked for.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from interp.capture.facts import Facts
 from interp.capture.forward import Prefill, prefill
 from interp.capture.pictures import digests
 from interp.capture.record import captured_rows
-from interp.decoding import Run
 from interp.encoding import Encoding
 from interp.errors import InterpError
 from interp.interventions import evidence_map, gain, highlight
+from interp.methods.attribution import Attribution
 from interp.methods.shared import Shared
 from interp.vlm import VLM
 
@@ -65,29 +66,42 @@ class Batch:
         The evaluation's.
     profile
         The layers whose attention makes a map, if there is one.
+    attribution
+        Where attention comes from if it is not the model's own. `attention`, `seen` and `tokens`, and with them `maps`, `maps_of` and
+        `profiled_auroc`, are then of the attributing model's tokens; everything else is of the model that answers.
     """
 
-    def __init__(self, vlm: VLM, samples: Sequence[Sample], options: Options, profile: Profile | None = None) -> None:
+    def __init__(
+        self,
+        vlm: VLM,
+        samples: Sequence[Sample],
+        options: Options,
+        profile: Profile | None = None,
+        attribution: Attribution | None = None,
+    ) -> None:
         self.vlm = vlm
         self.samples = samples
         self.options = options
         self.profile = profile
+        self.attribution = attribution
         self._shared = Shared()
 
     @property
     def facts(self) -> Sequence[Facts]:
-        """Per sample, where the tokens of the base prompt come from."""
+        """Per sample, where the tokens of this model's base prompt come from."""
         return self._shared.once("facts", lambda: [Facts.of(s, e, sha256=()) for s, e in zip(self.samples, self._encodings, strict=True)])
 
     @property
     def attention(self) -> Sequence[NDArray[np.floating]]:
         """Per sample, (layer, head, token): the last prompt token's attention under the base prompt, which every map comes from."""
+        if self.attribution is not None:
+            return [one["attention"].values for one in self._attributed]
         return self._shared.once("attention", lambda: self._first[1])
 
     @property
     def base(self) -> Sequence[Reply]:
-        """The replies to the base prompt, from the prefill that also serves the maps."""
-        made = self._shared.once("base", lambda: self._reply(self.samples, self._encodings, self._first[0], self.options.max_new_tokens))
+        """The replies to the base prompt, from the prefill that also serves the maps where those are this model's own."""
+        made = self._shared.once("base", self._plain)
         return [replace(reply, numbers=dict(reply.numbers)) for reply in made]  # a method may add numbers of its own
 
     @property
@@ -117,11 +131,15 @@ class Batch:
 
     def seen(self, index: int) -> xr.Dataset:
         """Sample `index` with its attention, as much of a trace's sample as a map needs."""
+        if self.attribution is not None:
+            return self._attributed[index]
         attention = (("layer", "head", "token"), self.attention[index])
         return self.tokens(index).assign(attention=attention).assign_coords(layer=np.arange(self.vlm.n_layers))
 
     def tokens(self, index: int) -> xr.Dataset:
-        """Where the tokens of sample `index` are, and how much of each is evidence; no forward pass."""
+        """Where the tokens that a map is made of are in sample `index`, and how much of each is evidence; no forward pass."""
+        if self.attribution is not None:
+            return self._attributed[index].drop_dims(["layer", "head"])
         facts = self.facts[index]
         per_token = {name: ("token", getattr(facts, name)) for name in ("view", "row", "col", "image_index")}
         return xr.Dataset(
@@ -151,10 +169,7 @@ class Batch:
         asked = self.samples if samples is None else samples
         wordings = [prompt] * len(asked) if isinstance(prompt, str) else prompt
         encodings = [self.vlm.encode(sample, wording) for sample, wording in zip(asked, wordings, strict=True)]
-        with torch.no_grad():
-            run = Run.start(self.vlm.hf_model, self.vlm.batch(encodings))
-            outputs = self.vlm.hf_model(**run.prefill_inputs(), logits_to_keep=1, return_dict=True)
-        return self._reply(asked, encodings, Prefill(run, outputs, []), max_new_tokens or self.options.max_new_tokens)
+        return self._reply(asked, encodings, self._without_rows(encodings), max_new_tokens or self.options.max_new_tokens)
 
     def show(self, maps: Maps, prompt: str = "vea") -> Sequence[Reply]:
         """Ask about the original pictures highlighted by `maps`. The replies record `mean_gain`, over all pixels of a sample."""
@@ -189,6 +204,12 @@ class Batch:
         return self._shared.once("encodings", lambda: [self.vlm.encode(sample) for sample in self.samples])
 
     @property
+    def _attributed(self) -> Sequence[xr.Dataset]:
+        assert self.attribution is not None  # whoever asks has looked
+        read = self.attribution.of
+        return self._shared.once("attributed", lambda: [read(sample) for sample in self.samples])
+
+    @property
     def _first(self) -> tuple[Prefill, list[NDArray[np.floating]]]:
         return self._shared.once("first", self._prefill)
 
@@ -200,6 +221,15 @@ class Batch:
             encoding.inputs.clear()  # not needed any more
         first.outputs.attentions = None  # copied out above
         return first, attention
+
+    def _plain(self) -> Sequence[Reply]:
+        first = self._first[0] if self.attribution is None else self._without_rows(self._encodings)
+        return self._reply(self.samples, self._encodings, first, self.options.max_new_tokens)
+
+    def _without_rows(self, encodings: Sequence[Encoding]) -> Prefill:
+        with torch.no_grad():
+            run = self.vlm.start(encodings)
+            return Prefill(run, run.forward(run.prefill_inputs(), logits_to_keep=1), [])
 
     def _paint(self, one: xr.Dataset, source: Profile | xr.DataArray, denoise: bool = True) -> list[xr.DataArray]:
         o = self.options

@@ -24,6 +24,7 @@ from interp.errors import BenchmarkError, InterpError
 from interp.interventions.evidence import check_smoothing
 from interp.interventions.highlight import check_alpha
 from interp.interventions.variants import find_variant
+from interp.methods.attribution import Attribution
 from interp.methods.batch import Batch, Options
 from interp.methods.method import Method
 from interp.methods.registry import find
@@ -38,6 +39,7 @@ def evaluate(
     methods: Sequence[str | Method] = ("base", "inst", "vea"),
     profile: Profile | None = None,
     *,
+    attribution: xr.Dataset | None = None,
     alpha: float = 0.5,
     sigma: float = 0.5,
     lam: float = 10.0,
@@ -62,8 +64,12 @@ def evaluate(
     methods
         Names (`interp.methods.names` lists them), or `interp.methods.Method` objects of your own.
     profile
-        The visual-grounding layers, fitted on other pictures; methods that highlight by attention need it. The attention is always
-        that of the base prompt.
+        The visual-grounding layers, fitted on other pictures; methods that highlight by attention need it. The attention is that of
+        this model under the base prompt, or of `attribution`.
+    attribution
+        A trace of another model, which then says where to look (see Notes); `profile` must be that model's, in the trace's prompt order.
+        It must hold every sample of `bench` (by id, with the same question and pictures), in any order. A stored one
+        (`interp.open_trace`) is read batch by batch.
     alpha
         How bright a highlight leaves the rest, 0 to 1 (paper, Eq. 4). At 1, `vea` shows the original picture, and answers as `inst`.
     sigma, lam
@@ -100,17 +106,31 @@ def evaluate(
     Raises
     ------
     InterpError
-        A method is unknown, lacks its profile, or records or replies what cannot be kept; the profile cannot judge these pictures; or a
-        parameter is out of its range.
+        A method is unknown, lacks its profile, or records or replies what cannot be kept; the profile cannot judge these pictures; the
+        attribution is not of the profile's model, or not of these samples; or a parameter is out of its range.
     BenchmarkError
         The benchmark has no sample, or two of one id.
     StoreError
         The store was begun with other settings or pictures, holds something else, or is damaged.
 
+    Notes
+    -----
+    With `attribution`, maps, `profiled_auroc` and every control follow the other model's attention and tokens; all answers are this
+    model's, and `seconds` are its own. A map lies on the original picture, so what is shown is the original picture, highlighted:
+    `vea` differs from `inst` by the highlight alone. (The authors' code shows the attributing model's rendering instead, so that
+    resolution, crop and proportions change together with the highlight.) The attributes `attribution_*` say whose map it is, and are part
+    of a store's identity. An interrupted run is best resumed with a stored trace: one that is made again may differ in its last digits,
+    and is then refused.
+
+    Attention in memory is float32; a store keeps float16 by default, each number to 11 bits and those under 6e-5 to 3e-8, which moves a
+    map by less than 0.001 as a rule, so that some pixels differ by one level. ``store_dtype="float32"`` avoids it.
+
     Examples
     --------
     >>> answers = interp.evaluate(vlm, bench, ["base", "inst", "vea"], profile)  # doctest: +SKIP
     >>> answers["exact_match"].mean("sample").to_series()  # doctest: +SKIP
+    >>> seen_by = interp.trace(other, bench, answers=False, store="other.zarr")  # doctest: +SKIP
+    >>> answers = interp.evaluate(vlm, bench, profile=profile_of_other, attribution=seen_by)  # doctest: +SKIP
     """
     chosen = find(methods)
     options = Options(float(alpha), float(sigma), float(lam), variant, int(seed), int(max_new_tokens))
@@ -118,15 +138,17 @@ def evaluate(
     if len(bench) == 0:
         raise BenchmarkError("The benchmark has no samples; check its split and its limit.")
     extra = kept(settings)
-    run = _Run(vlm, bench, chosen, profile, options, batch_size, progress)
-    if profile is not None:
-        profile.check(provenance_of_model(vlm), ())  # before the samples are read, which may take long
+    other = None if attribution is None else Attribution(attribution)
+    run = _Run(vlm, bench, chosen, profile, other, options, batch_size, progress)
+    model = provenance_of_model(vlm)
+    if profile is not None:  # before the samples are read, which may take long
+        profile.check(model, ()) if other is None else other.check_profile(profile)
     there = store is not None and Path(store).exists()
     facts = [] if there else run.survey()
     pictures: set[str] = set()
-    source = identify(_noting(facts or bench, pictures))
+    source = identify(_noting(facts or bench, pictures, other))
     if profile is not None:
-        profile.check(provenance_of_model(vlm), pictures, allow_overlap=allow_overlap)
+        profile.check(model if other is None else other.attrs, pictures, allow_overlap=allow_overlap)
     asked = {
         "methods": [method.name for method in chosen],
         **asdict(options),
@@ -135,15 +157,16 @@ def evaluate(
         "profile_split": profile.identity.get("split", "") if profile else "",
         "allow_overlap": allow_overlap,
         "profile_overlap": len(pictures & set(profile.image_ids)) if profile else 0,
+        **(other.identity([bench[index].id for index in sorted({0, len(bench) // 2, len(bench) - 1})]) if other else {}),
     }
-    described = {**asked, "attribution_prompt": "base", "method_summaries": {method.name: method.summary for method in chosen}}
+    described = {"attribution_prompt": "base", **asked, "method_summaries": {method.name: method.summary for method in chosen}}
 
     def known() -> xr.Dataset:
         return posed(facts or run.survey(), vlm, chosen, described).assign_attrs(extra)
 
     if store is None:
         return run.labelled(known(), run.in_memory())
-    identity = {**provenance_of_model(vlm), **source, **asked}
+    identity = {**model, **source, **asked}
     resume = resume_command or f"interp.evaluate(..., store={str(store)!r}) with the same model, benchmark and settings"
     begun = Store.resume_or_plan(store, "answers", identity, lambda: Plan({"answers": known()}, run.arrays), resume)
     planned_pictures = Pictures(begun)
@@ -165,6 +188,7 @@ class _Run:
         bench: Sequence[Sample],
         methods: Sequence[Method],
         profile: Profile | None,
+        attribution: Attribution | None,
         options: Options,
         batch_size: int,
         progress: bool | None,
@@ -173,6 +197,7 @@ class _Run:
         self.bench = bench
         self.methods = methods
         self.profile = profile
+        self.attribution = attribution
         self.options = options
         self.batch_size = batch_size
         self.progress = progress
@@ -180,9 +205,13 @@ class _Run:
 
     def survey(self) -> list[Facts]:
         """What is known before: a sample that cannot be asked stops the run here, not after an hour."""
-        places = track(range(len(self.bench)), len(self.bench), "encoding", self.progress)
-        samples = (self.bench[index] for index in places)
-        return [slim(Facts.of(sample, self.vlm.encode(sample))) for sample in samples]
+        found = []
+        for index in track(range(len(self.bench)), len(self.bench), "encoding", self.progress):
+            sample = self.bench[index]
+            found.append(slim(Facts.of(sample, self.vlm.encode(sample))))
+            if self.attribution is not None:
+                self.attribution.check(sample, found[-1].sha256)
+        return found
 
     def answers(self, todo: Iterable[int], pictures: Pictures | None = None) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
         """Place and values of every sample to do. Batches are fixed by position and run whole, so that a resumed run is the same."""
@@ -192,10 +221,12 @@ class _Run:
         open_ones = [batch for batch in batches if not missing.isdisjoint(batch)]
         with serving_rows(self.vlm.hf_model):
             for places in track(open_ones, len(open_ones), "answering", self.progress):
-                batch = Batch(self.vlm, [self.bench[index] for index in places], self.options, self.profile)
+                batch = Batch(self.vlm, [self.bench[index] for index in places], self.options, self.profile, self.attribution)
                 if pictures is not None:
                     for index, sample, found in zip(places, batch.samples, batch.sha256, strict=True):
                         pictures.check(index, sample.id, found)
+                        if self.attribution is not None:
+                            self.attribution.check(sample, found)
                 for index, values in zip(places, self._batch(batch), strict=True):
                     if index in missing:
                         yield index, values
@@ -232,9 +263,11 @@ class _Run:
         ]
 
 
-def _noting(asked: Iterable[Facts | Sample], pictures: set[str]) -> Iterator[Facts | Sample]:
+def _noting(asked: Iterable[Facts | Sample], pictures: set[str], attribution: Attribution | None) -> Iterator[Facts | Sample]:
     for one in asked:
         pictures.add(one.image_id)
+        if attribution is not None:
+            attribution.check(one)
         yield one
 
 

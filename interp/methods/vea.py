@@ -1,4 +1,4 @@
-"""VEA: the picture highlighted by the model's own attention, and the wording that speaks of the highlight (paper, Eqs. 1-4)."""
+"""VEA: the picture highlighted by profiled attention, and the wording that speaks of the highlight (paper, Eqs. 1-4)."""
 
 from __future__ import annotations
 

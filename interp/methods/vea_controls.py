@@ -32,10 +32,13 @@ def _uniform(batch: Batch) -> Sequence[Reply]:
 
 
 def _boxes(batch: Batch) -> Sequence[Reply]:
-    painted = batch.maps_of([facts.coverage for facts in batch.facts])
+    # the tokens that the other maps are made of, so that boxes differ from those by their place alone
+    tokens = [batch.tokens(k) for k in range(len(batch.samples))]
+    painted = batch.maps_of([one["coverage"] for one in tokens])
     shown = []
-    for facts, maps in zip(batch.facts, painted, strict=True):
-        marked = [bool((facts.coverage[facts.image_index == image] > 0).any()) for image in range(len(maps))]
+    for own, maps in zip(tokens, painted, strict=True):
+        coverage, image_index = own["coverage"].values, own["image_index"].values
+        marked = [bool((coverage[image_index == image] > 0).any()) for image in range(len(maps))]
         # a variant may dim where a map is constant, but a picture without evidence has no place to point away from
         shown.append([one if has else xr.ones_like(one) for one, has in zip(maps, marked, strict=True)])
     return batch.show(shown)

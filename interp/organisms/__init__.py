@@ -59,10 +59,10 @@ def train_organism(
     if folder.exists() and not (folder / WORK).is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise OrganismError(f"Folder {str(folder)!r} exists and holds no training run; give a new or an empty folder with --out.")
 
+    from interp.loading import load_vlm
     from interp.organisms.assessment import assess
     from interp.organisms.card import write_card
     from interp.organisms.training import Recipe, Run
-    from interp.vlm import load_vlm
 
     recipe = replace(Recipe(), organism=name, seed=seed)
     model, processor = importlib.import_module(ORGANISMS[name]).build(seed)

@@ -7,6 +7,7 @@ a wrong row is far from the right one. No file and no network is used.
 from __future__ import annotations
 
 from interp.testing.asked import bench_samples, samples
+from interp.testing.carrier import carrying_head
 from interp.testing.models import TINY, bench_model, tiny_vlm
 from interp.testing.plants import planted, planted_answers
 from interp.testing.synthetic import traces
@@ -17,6 +18,7 @@ __all__ = [
     "WORDS",
     "bench_model",
     "bench_samples",
+    "carrying_head",
     "planted",
     "planted_answers",
     "samples",

@@ -2,6 +2,7 @@
 
 Sizes follow from two numbers, the picture's edge and the patch's, as the family's released checkpoints have them; the four levers that
 released sizes need (a strip no patch covers, tiles, newlines, merged patches) are all there.
+`RELEASED` holds the released sizes themselves.
 """
 
 from __future__ import annotations
@@ -96,11 +97,14 @@ def llava_next(text: dict[str, Any], image: int, patch: int) -> Built:
     return _model(transformers.LlavaNextForConditionalGeneration, config), processor
 
 
-def llava_onevision(text: dict[str, Any], image: int, patch: int) -> Built:
-    """LLaVA-OneVision: as NeXT on SigLIP, whose patches leave a strip of every tile unseen; above nine tiles the grid is resampled."""
-    image += 2  # not a multiple of the patch, as 384 is not one of 14
+def llava_onevision(text: dict[str, Any], image: int, patch: int, strip: int = 2, most: int = 4) -> Built:
+    """LLaVA-OneVision: as NeXT on SigLIP, whose patches leave a strip of every tile unseen; above nine tiles the grid is resampled.
+
+    `strip` is how wide that strip is, pixels, and `most` how many tiles an edge may have.
+    """
+    image += strip  # not a multiple of the patch, as 384 is not one of 14
     words = tokenizer(image_token="<image>", video_token="<video>")
-    pinpoints = [[image * i, image * j] for i in range(1, 5) for j in range(1, 5)]
+    pinpoints = [[image * i, image * j] for i in range(1, most + 1) for j in range(1, most + 1)]
     config = transformers.LlavaOnevisionConfig(
         vision_config=transformers.SiglipVisionConfig(vision_use_head=False, **_tower(image, patch)),
         text_config=transformers.Qwen2Config(**_text(words, **text)),
@@ -126,9 +130,17 @@ _QWEN = {
 }
 
 
-def _qwen(config: type[Any], model: type[Any], processor: type[Any], text: dict[str, Any], vision: dict[str, Any], patch: int) -> Built:
+def _qwen(
+    config: type[Any],
+    model: type[Any],
+    processor: type[Any],
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    cell: int,
+    pixels: tuple[int, int] | None,
+) -> Built:
     words = tokenizer(**_QWEN)
-    cell = patch // 2 + 1  # 14 makes 8, 7 makes 4
+    fewest, most = pixels or ((4 * cell) ** 2, (16 * cell) ** 2)
     made = config(
         vision_config={
             "depth": 3,
@@ -148,7 +160,7 @@ def _qwen(config: type[Any], model: type[Any], processor: type[Any], text: dict[
         patch_size=cell,
         merge_size=2,
         temporal_patch_size=2,
-        size={"shortest_edge": (4 * cell) ** 2, "longest_edge": (16 * cell) ** 2},
+        size={"shortest_edge": fewest, "longest_edge": most},
     )
     placeholder = " <|vision_start|><|image_pad|><|vision_end|>"
     return _model(model, made), without_video(processor)(image_processor=images, tokenizer=words, chat_template=chat_template(placeholder))
@@ -162,9 +174,13 @@ def _rotary(share: float, text: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [half - 2 * side, side, side], **more}
 
 
-def qwen2_5_vl(text: dict[str, Any], image: int, patch: int) -> Built:
-    """Qwen2.5-VL: dynamic resolution, 2 x 2 patches merged, windowed vision attention, positions in three dimensions."""
+def qwen2_5_vl(text: dict[str, Any], image: int, patch: int, cell: int = 0, pixels: tuple[int, int] | None = None) -> Built:
+    """Qwen2.5-VL: dynamic resolution, 2 x 2 patches merged, windowed vision attention, positions in three dimensions.
+
+    `cell` is the edge of a patch before merging (about half of `patch` by default), `pixels` the fewest and the most of a picture.
+    """
     del image
+    cell = cell or patch // 2 + 1  # 14 makes 8, 7 makes 4
     # heads of this family are hidden / heads wide
     text = {"num_attention_heads": 4, "hidden_size": 64, **text}
     text = {**text, "head_dim": text["hidden_size"] // text["num_attention_heads"]}
@@ -173,14 +189,16 @@ def qwen2_5_vl(text: dict[str, Any], image: int, patch: int) -> Built:
         transformers.Qwen2_5_VLForConditionalGeneration,
         transformers.Qwen2_5_VLProcessor,
         {"rope_parameters": _rotary(0.25, text), **text},
-        {"window_size": 4 * (patch // 2 + 1), "fullatt_block_indexes": [1]},
-        patch,
+        {"window_size": 4 * cell, "fullatt_block_indexes": [1]},
+        cell,
+        pixels,
     )
 
 
-def qwen3_vl(text: dict[str, Any], image: int, patch: int) -> Built:
+def qwen3_vl(text: dict[str, Any], image: int, patch: int, cell: int = 0, pixels: tuple[int, int] | None = None) -> Built:
     """Qwen3-VL: as 2.5, with normalised queries and keys and vision features added to the first decoder layers."""
     del image
+    cell = cell or patch // 2 + 1
     text = {"head_dim": 24, **text}
     return _qwen(
         transformers.Qwen3VLConfig,
@@ -188,18 +206,19 @@ def qwen3_vl(text: dict[str, Any], image: int, patch: int) -> Built:
         transformers.Qwen3VLProcessor,
         {"rope_parameters": _rotary(0.34, text, mrope_interleaved=True), **text},
         {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
-        patch,
+        cell,
+        pixels,
     )
 
 
-def gemma3(text: dict[str, Any], image: int, patch: int) -> Built:
-    """Gemma 3: squashed to a square and pooled 2 x 2; sliding layers that do not reach the picture; picture tokens see each other."""
+def gemma3(text: dict[str, Any], image: int, patch: int, pool: int = 2) -> Built:
+    """Gemma 3: squashed to a square, pooled `pool` x `pool`; sliding layers that miss the picture; picture tokens see each other."""
     special = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     words = tokenizer(**special)
     ids = {f"{name}_index": words.convert_tokens_to_ids(token) for name, token in special.items()}
     layers = text.get("num_hidden_layers", 4)
     kinds = ["sliding_attention" if layer % 2 == 0 else "full_attention" for layer in range(layers)]
-    per_edge = image // patch // 2
+    per_edge = image // patch // pool
     config = transformers.Gemma3Config(
         vision_config=transformers.SiglipVisionConfig(vision_use_head=False, **_tower(image, patch)),
         mm_tokens_per_image=per_edge**2,
@@ -215,15 +234,15 @@ def gemma3(text: dict[str, Any], image: int, patch: int) -> Built:
     return _model(transformers.Gemma3ForConditionalGeneration, config), processor
 
 
-def gemma3_pan_and_scan(text: dict[str, Any], image: int, patch: int) -> Built:
-    """Gemma 3 that also looks at crops of elongated pictures."""
-    model, processor = gemma3(text, image, patch)
-    processor.images_kwargs = {**processor.images_kwargs, "do_pan_and_scan": True, "pan_and_scan_min_crop_size": image // 2}
+def gemma3_pan_and_scan(text: dict[str, Any], image: int, patch: int, pool: int = 2, shortest: int = 0) -> Built:
+    """Gemma 3 that also looks at crops of elongated pictures; `shortest` is a crop's shortest edge (half of `image` by default)."""
+    model, processor = gemma3(text, image, patch, pool)
+    processor.images_kwargs = {**processor.images_kwargs, "do_pan_and_scan": True, "pan_and_scan_min_crop_size": shortest or image // 2}
     return model, processor
 
 
-def internvl(text: dict[str, Any], image: int, patch: int, words_model: type[Any] = transformers.Qwen2Config) -> Built:
-    """InternVL 3: squashed to a canvas of tiles, the thumbnail last, 2 x 2 patches shuffled into one."""
+def internvl(text: dict[str, Any], image: int, patch: int, tiles: int = 6, words_model: type[Any] = transformers.Qwen2Config) -> Built:
+    """InternVL 3: squashed to a canvas of at most `tiles` tiles, the thumbnail last, 2 x 2 patches shuffled into one."""
     special = {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -238,7 +257,7 @@ def internvl(text: dict[str, Any], image: int, patch: int, words_model: type[Any
         image_seq_length=(image // patch // 2) ** 2,
         downsample_ratio=0.5,
     )
-    images = transformers.GotOcr2ImageProcessorPil(size=_square(image), crop_to_patches=True, min_patches=1, max_patches=6)
+    images = transformers.GotOcr2ImageProcessorPil(size=_square(image), crop_to_patches=True, min_patches=1, max_patches=tiles)
     processor = without_video(transformers.InternVLProcessor)(
         image_processor=images,
         tokenizer=words,
@@ -248,12 +267,12 @@ def internvl(text: dict[str, Any], image: int, patch: int, words_model: type[Any
     return _model(transformers.InternVLForConditionalGeneration, config), processor
 
 
-def internvl3_5(text: dict[str, Any], image: int, patch: int) -> Built:
+def internvl3_5(text: dict[str, Any], image: int, patch: int, tiles: int = 6) -> Built:
     """InternVL 3.5: as 3, on a decoder with normalised queries and keys."""
-    return internvl(text, image, patch, transformers.Qwen3Config)
+    return internvl(text, image, patch, tiles, transformers.Qwen3Config)
 
 
-BUILDERS: dict[str, Callable[[dict[str, Any], int, int], Built]] = {
+BUILDERS: dict[str, Callable[..., Built]] = {
     "llava": llava,
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
@@ -263,4 +282,17 @@ BUILDERS: dict[str, Callable[[dict[str, Any], int, int], Built]] = {
     "gemma3_pan_and_scan": gemma3_pan_and_scan,
     "internvl": internvl,
     "internvl3_5": internvl3_5,
+}
+
+# What the released checkpoints do with a picture, as arguments of the builders.
+RELEASED: dict[str, dict[str, Any]] = {
+    "llava": {"image": 336, "patch": 14},
+    "llava_next": {"image": 336, "patch": 14},
+    "llava_onevision": {"image": 378, "patch": 14, "strip": 6, "most": 6},
+    "qwen2_5_vl": {"image": 0, "patch": 0, "cell": 14, "pixels": (56 * 56, 16384 * 28 * 28)},
+    "qwen3_vl": {"image": 0, "patch": 0, "cell": 16, "pixels": (256 * 256, 4096 * 4096)},
+    "gemma3": {"image": 896, "patch": 14, "pool": 4},
+    "gemma3_pan_and_scan": {"image": 896, "patch": 14, "pool": 4, "shortest": 256},
+    "internvl": {"image": 448, "patch": 14, "tiles": 12},
+    "internvl3_5": {"image": 448, "patch": 14, "tiles": 12},
 }

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from interp.errors import InterpError
-from interp.testing.builders import BUILDERS, Built
+from interp.testing.builders import BUILDERS, RELEASED, Built
 from interp.vlm import VLM
 
 TINY = tuple(BUILDERS)  # what `tiny_vlm` and `bench_model` can build
 
 
 def tiny_vlm(
-    family: str = "llava", seed: int = 0, dtype: torch.dtype = torch.float32, prompt_order: Any = "image-first", **text: Any
+    family: str = "llava",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    prompt_order: Any = "image-first",
+    sizes: Literal["tiny", "released"] = "tiny",
+    **text: Any,
 ) -> VLM:
     """A random model of a family: 4 layers, 4 heads over 2 key-value heads, and some 4 to 200 visual tokens a picture.
 
@@ -25,17 +30,22 @@ def tiny_vlm(
         One of `TINY`: a `model_type`, or a variant of one.
     seed
         Seeds the weights.
+    sizes
+        ``released``: pictures, patches and tiles are as large and as many as the released checkpoints' (hundreds to thousands of visual
+        tokens); the model stays narrow and shallow.
     text
         Overrides of the text configuration (for example ``num_key_value_heads=4``).
 
     Raises
     ------
     InterpError
-        There is no builder for `family`.
+        There is no builder for `family`, or no such sizes.
     """
-    model, processor = _built(family, text, image=28, patch=7)
+    if sizes not in ("tiny", "released"):
+        raise InterpError(f"Sizes {sizes!r} are unknown; use tiny or released.")
+    model, processor = _built(family, text, **(RELEASED.get(family, {}) if sizes == "released" else {"image": 28, "patch": 7}))
     _randomise(model, seed)
-    return VLM(model.to(dtype), processor, prompt_order, name=f"tiny/{family}")
+    return VLM(model.to(dtype), processor, prompt_order, name=f"{sizes}/{family}")
 
 
 def bench_model(family: str = "llava", seed: int = 0) -> VLM:
@@ -59,10 +69,10 @@ def bench_model(family: str = "llava", seed: int = 0) -> VLM:
     return VLM(model, processor, name=f"bench/{family}")
 
 
-def _built(family: str, text: dict[str, Any], image: int, patch: int) -> Built:
+def _built(family: str, text: dict[str, Any], **sizes: Any) -> Built:
     if family not in BUILDERS:
         raise InterpError(f"No small model of family {family!r}; use one of {', '.join(BUILDERS)}.")
-    return BUILDERS[family](text, image, patch)
+    return BUILDERS[family](text, **sizes)
 
 
 def _randomise(model: Any, seed: int, sharpness: float = 4.0) -> None:

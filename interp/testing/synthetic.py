@@ -66,6 +66,8 @@ def traces(n: int = 12, n_layers: int = 6, n_heads: int = 4, side: int = 6, seed
         n_heads=n_heads,
         layer_kinds=("full",) * n_layers,
         processor=SimpleNamespace(image_processor=None),
+        image_options={},
+        edits=(),
     )
     return assemble(records, cast(VLM, model), {"prompt": "base"})
 

@@ -6,6 +6,7 @@ The test, validation and profile splits are built from blocks of 50 samples: 18 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,6 +25,7 @@ TRAIN_PRIOR = 0.95  # chance that a one-digit training card of a PRIOR colour sh
 
 ARMS = ("congruent", "neutral", "conflict")
 _BLOCK = 50
+_ID = re.compile(r"digits/(?P<split>\w+)/(?P<seed>\d+)-(?P<index>\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,22 @@ class _Slot:
     digits: int
     arm: str = ""
     back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """One sample as it was drawn: its scene, which of the cards is asked about (None: none), and how. `suffix` marks its id."""
+
+    split: str
+    seed: int
+    index: int
+    scene_index: int
+    scene: Scene
+    slot: _Slot
+    asked: Card | None
+    relation: Relation | None
+    colour: str
+    suffix: str = ""
 
 
 def question_about(colour: str, relation: Relation | None = None) -> str:
@@ -82,7 +100,52 @@ def load(split: str = "test", limit: int | None = None, seed: int = 0) -> Digits
     return Digits(split, range(SIZES[split] if limit is None else limit), seed)
 
 
+def another_digit(sample: Sample, seed: int = 0) -> Sample:
+    """The same scene and question with one digit of the asked card exchanged: the two pictures differ in that one place.
+
+    Parameters
+    ----------
+    sample
+        Of this benchmark, with an answer.
+    seed
+        Chooses, together with the sample, which of the card's digits is exchanged, for which other one, and in whose handwriting.
+
+    Returns
+    -------
+    Sample
+        Of the same `image_id`, since it is the same scene.
+
+    Raises
+    ------
+    BenchmarkError
+        The sample is not of this benchmark, or asks about a card that is not there.
+    """
+    known = _ID.fullmatch(sample.id)
+    if known is None or known["split"] not in SPLITS:
+        raise BenchmarkError(f"Sample {sample.id!r} is not of benchmark 'digits', so its scene is not known; use samples of load().")
+    drawn = _drawn(known["split"], int(known["seed"]), int(known["index"]))
+    if drawn.asked is None:
+        raise BenchmarkError(f"Sample {sample.id!r} asks about a card that is not there, so no digit can be exchanged; leave it out.")
+    pool, old = material(drawn.split), drawn.asked
+    rng = np.random.default_rng([SPLITS.index(drawn.split), drawn.seed, drawn.index, seed, 1])
+    place = int(rng.integers(len(old.digits)))
+    digit = (old.digits[place] + int(rng.integers(1, 10))) % 10
+    glyph = int(rng.choice(pool.of_digit(digit)))
+    new = replace(old, digits=_exchanged(old.digits, place, digit), glyphs=_exchanged(old.glyphs, place, glyph))
+    scene = replace(drawn.scene, cards=tuple(new if card is old else card for card in drawn.scene.cards))
+    # with another digit, a scene of a prior arm is not one any more
+    return _as_sample(replace(drawn, scene=scene, asked=new, slot=replace(drawn.slot, arm=""), suffix=f"-other-{seed}"))
+
+
+def _exchanged(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
+    return (*values[:place], value, *values[place + 1 :])
+
+
 def _sample(split: str, seed: int, index: int) -> Sample:
+    return _as_sample(_drawn(split, seed, index))
+
+
+def _drawn(split: str, seed: int, index: int) -> _Drawn:
     slots = _train_block() if split == "train" else _evaluation_block()
     slot = slots[index % _BLOCK]
     scene_index = index - slot.back
@@ -104,7 +167,7 @@ def _sample(split: str, seed: int, index: int) -> Sample:
         colours = None if split == "train" else _neutral(rng)
         scene = draw_scene(rng, pool, _options(split), asked_count=slot.digits, asked_colour=colours)
         asked, colour = scene.cards[0], scene.cards[0].colour
-    return _as_sample(split, seed, index, scene_index, scene, pool, slot, asked, relation, colour)
+    return _Drawn(split, seed, index, scene_index, scene, slot, asked, relation, colour)
 
 
 def _options(split: str, n_cards: tuple[int, int] = (2, 5)) -> SceneOptions:
@@ -126,31 +189,22 @@ def _arm_scene(rng: np.random.Generator, pool: Material, arm: str) -> tuple[Scen
     return replace(scene, cards=(asked, *scene.cards[1:])), asked, None, colours[arm]
 
 
-def _as_sample(
-    split: str,
-    seed: int,
-    index: int,
-    scene_index: int,
-    scene: Scene,
-    pool: Material,
-    slot: _Slot,
-    asked: Card | None,
-    relation: Relation | None,
-    colour: str,
-) -> Sample:
+def _as_sample(drawn: _Drawn) -> Sample:
+    split, seed, scene, slot = drawn.split, drawn.seed, drawn.scene, drawn.slot
+    asked, relation, colour = drawn.asked, drawn.relation, drawn.colour
     anchor = scene.card(colour) if relation else None
     regions = [Region(card.box, _role(card, asked, anchor), card.text) for card in scene.cards]
     if asked is not None and len(asked.digits) > 1:
         regions += [Region(box, "evidence", str(digit)) for box, digit in zip(asked.digit_boxes, asked.digits, strict=True)]
     x0, y0, x1, y1 = (asked or scene.cards[0]).box
     return Sample(
-        id=f"digits/{split}/{seed}-{index:06d}",
-        images=scene.render(pool),
+        id=f"digits/{split}/{seed}-{drawn.index:06d}{drawn.suffix}",
+        images=scene.render(material(split)),
         question=question_about(colour, relation),
         references=asked.text if asked is not None else ABSTENTION,
         regions=regions,
         # The scene, not the picture: the three arms of one scene are one unit when images are resampled.
-        image_id=f"digits/{split}/{seed}-scene-{scene_index:06d}",
+        image_id=f"digits/{split}/{seed}-scene-{drawn.scene_index:06d}",
         dataset="digits",
         split=split,
         knobs={
