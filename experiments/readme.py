@@ -1,4 +1,4 @@
-"""Regenerates what README.md shows: the demo's printed tables and pictures, the organism's figures, the measured costs.
+"""Regenerates what README.md shows: the demo's printed tables and pictures, the organism's figures, tested models, measured costs.
 
     python -m experiments.readme
 
@@ -6,7 +6,8 @@ Rewrites the marked blocks of README.md and writes, from the figures of the demo
     experiments/readme/layer_maps.png         attention on one picture, layer by layer
     experiments/readme/disconnect_table.png   seen, readable, correct
     experiments/readme/methods.png            methods with intervals and paired differences
-The organism's figures come from its card.json, the costs from experiments/performance/results/*.md.
+The organism's figures come from its card.json, the costs from experiments/performance/results/*.md; the matrix of tested models is what
+`interp check` finds, of the organism and of a small random model per family.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import torch
+
+import interp
+from interp.testing import TINY, tiny_vlm
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "experiments" / "readme"
@@ -38,6 +44,7 @@ def main() -> None:
             shutil.copyfile(Path(folder) / f"{name}.png", PICTURES / f"{name}.png")
     blocks = {
         "demo": "```\n" + printed + "\n```",
+        "tested-models": tested_models(),
         "organism": organism_table(json.loads((files("interp.organisms") / "llava" / "card.json").read_text(encoding="utf-8"))),
     }
     blocks |= {block: (RESULTS / file).read_text(encoding="utf-8").strip() for block, file in COSTS.items()}
@@ -54,6 +61,20 @@ def _demo(folder: Path) -> str:
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
     return "\n".join(line for line in lines if not line.startswith("wrote "))
+
+
+def tested_models() -> str:
+    """Certificates as Markdown: the model that ships with the package, and a small random one of every family."""
+    vlms = [interp.load_vlm("demo/llava"), *(tiny_vlm(name) for name in TINY), tiny_vlm(TINY[0], dtype=torch.bfloat16)]
+    certificates = [interp.check(vlm, progress=False) for vlm in vlms]
+    known = {name.removeprefix("version_"): value for name, value in certificates[0].provenance.items() if name.startswith("version_")}
+    versions = ", ".join(f"{name} {known[name]}" for name in ("interp", "torch", "transformers", "nnsight"))
+    backend = certificates[0].provenance["image_backend"]
+    about = (
+        "`tiny/NAME` is no checkpoint but a small model of that architecture with random weights (4 layers, pictures of 28 px): it proves "
+        f"the code, not a release. Run `interp check MODEL` on yours. Picture backend {backend}; {versions}."
+    )
+    return "\n".join([interp.certificate.matrix(certificates), "", about])
 
 
 def organism_table(card: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The command line, ``interp COMMAND``. Bad input gets one sentence and exit status 2."""
+"""The command line, ``interp COMMAND``. Bad input gets one sentence and exit status 2; 1 says that `interp check` found something wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import interp
 from interp import tables
 from interp.errors import InterpError
 from interp.findings import analyse, compare_methods, draw, write_tables
-from interp.settings import EvaluateSettings, ModelSettings, TraceSettings
+from interp.settings import EvaluateSettings, KnockoutSettings, ModelSettings, PatchSettings, SweepSettings, TraceSettings
 
 app = App(
     name="interp",
@@ -186,6 +186,45 @@ def evaluate(*, settings: Annotated[EvaluateSettings, Flat]) -> None:
 
 
 @app.command
+def sweep(*, settings: Annotated[SweepSettings, Flat]) -> None:
+    """Replace every single head in turn and see what the answer loses: a table and a map of all heads, for about one extra forward pass.
+
+    Example: interp sweep --model demo/llava --benchmark digits --limit 100 --out results/sweep
+    """
+    from interp.causal import run_sweep
+
+    _folder(settings.out)
+    vlm, bench = _asked(settings)
+    options = {**settings.benchmark_options(), "split": settings.reference_split, "limit": settings.reference_limit}
+    others = interp.load_benchmark(settings.benchmark, **options) if settings.mode != "zero" else []
+    _studied(run_sweep(vlm, bench, settings, others))
+
+
+@app.command
+def knockout(*, settings: Annotated[KnockoutSettings, Flat]) -> None:
+    """Hide the evidence from the answer, layer by layer, beside as many random tokens of the picture.
+
+    Example: interp knockout --model demo/llava --benchmark digits --limit 100 --window 3 --out results/knockout
+    """
+    from interp.causal import run_knockout
+
+    _folder(settings.out)
+    _studied(run_knockout(*_asked(settings), settings))
+
+
+@app.command
+def patch(*, settings: Annotated[PatchSettings, Flat]) -> None:
+    """Put activations of one run into another that should answer differently, by layer and token group.
+
+    Example: interp patch --model demo/llava --benchmark digits --limit 40 --pairs digit --out results/patch
+    """
+    from interp.causal import run_patch
+
+    _folder(settings.out)
+    _studied(run_patch(*_asked(settings), settings))
+
+
+@app.command
 def check(model: str, *, settings: Annotated[ModelSettings, Flat] = _AS_IT_IS, out: Path | None = None) -> None:
     """Certify a checkpoint before work is spent on it; exit status 1 if a check fails.
 
@@ -283,7 +322,12 @@ def _sentence(error: Exception) -> str:
     return "; ".join(f"--{str(e['loc'][0]).replace('_', '-')} {e['input']!r}: {e['msg'].lower()}" for e in cause.errors()) + "."
 
 
-def _asked(settings: TraceSettings | EvaluateSettings) -> tuple[Any, Any]:
+def _studied(study: Any) -> None:
+    _out.print(study.sentence, highlight=False, soft_wrap=True)
+    _written(study.files, study.notes)
+
+
+def _asked(settings: TraceSettings | EvaluateSettings | SweepSettings | KnockoutSettings | PatchSettings) -> tuple[Any, Any]:
     bench = interp.load_benchmark(settings.benchmark, **settings.benchmark_options())
     counts = ", ".join(f"{name.removeprefix('n_').replace('_', ' ')} {n}" for name, n in getattr(bench, "report", {}).items() if n)
     if counts:

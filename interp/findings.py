@@ -210,7 +210,7 @@ def write_tables(found: Findings, folder: str | Path) -> list[Path]:
         parts["disconnect"] = found.disconnect[["count", "share", "interval"]]
         parts["disconnect_seen"] = found.disconnect[["seen_share", "seen_interval", "seen_n", "seen_expected", "seen_excess"]]
         parts["disconnect_outcomes"] = found.disconnect[["outcome_share", "outcome_interval", "outcome_expected"]]
-    return [_csv(part, target / f"{name}.csv") for name, part in parts.items()]
+    return [write_csv(part, target / f"{name}.csv") for name, part in parts.items()]
 
 
 def write_methods(compared: Compared, folder: str | Path) -> list[Path]:
@@ -220,7 +220,7 @@ def write_methods(compared: Compared, folder: str | Path) -> list[Path]:
     parts = {"methods": compared.scores}
     parts |= {f"methods_against_{each.attrs['against']}": each for each in compared.against}
     parts |= {name: part for name, part in (("quality", compared.quality), ("vea_by_quality", compared.effect)) if part is not None}
-    return [_csv(part, target / f"{name}.csv") for name, part in parts.items()]
+    return [write_csv(part, target / f"{name}.csv") for name, part in parts.items()]
 
 
 def _per_sample(relative: xr.DataArray, section: str, layers: list[int]) -> xr.DataArray:
@@ -232,7 +232,7 @@ def _stacked(measures: Mapping[str, xr.Dataset]) -> xr.Dataset:
     return xr.concat([each.drop_attrs() for each in measures.values()], dim=names)
 
 
-def _csv(part: xr.Dataset, path: Path) -> Path:
+def write_csv(part: xr.Dataset, path: Path) -> Path:
     """Intervals become two columns, lower and upper, so that the other numbers are not repeated."""
     flat = part.drop_vars([name for name, variable in part.data_vars.items() if "ci_bound" in variable.dims])
     for name, variable in part.data_vars.items():

@@ -136,3 +136,61 @@ class EvaluateSettings(_Asked):
     """For what is drawn at random."""
     allow_overlap: bool = False
     """Accept a profile fitted on some of the same pictures; recorded."""
+
+
+class _Causal(_Asked):
+    """What causal studies share."""
+
+    out: Path
+    """The folder to write."""
+    prompt: str = "base"
+    """A wording (base, vea, ...), or a text that holds {question}."""
+    seed: int = 0
+    """For what is drawn at random."""
+
+
+class SweepSettings(_Causal):
+    """`interp sweep`."""
+
+    mode: Literal["zero", "mean", "resample"] = "mean"
+    """What a head gives instead: nothing, its mean over a reference set, or what it gave on another picture."""
+    positions: Literal["last", "generated", "all"] = "generated"
+    """Where: the last prompt position, that and the answer's tokens, or everywhere."""
+    reference_split: str = "profile"
+    """The benchmark's split that means and donors come from."""
+    reference_limit: Annotated[int, Field(ge=2)] = 100
+    """How many of its samples."""
+
+
+class KnockoutSettings(_Causal):
+    """`interp knockout`."""
+
+    block: Annotated[tuple[str, ...], BeforeValidator(_listed), Parameter(consume_multiple=True, negative="")] = (
+        "evidence",
+        "control",
+        "question",
+    )
+    """Tokens whose keys are hidden: evidence, control (as many random visual tokens), question, image, other."""
+    to: Literal["last", "question", "text"] = "last"
+    """From whom: the last prompt position and the answer, the question, or all text."""
+    window: Annotated[int, Field(ge=1)] = 9
+    """Layers that one cut covers."""
+    rule: Literal["any", "half", "all"] = "any"
+    """When a visual token counts as evidence: any, half or all of its region."""
+
+
+class PatchSettings(_Causal):
+    """`interp patch`."""
+
+    pairs: Literal["digit", "arms", "highlight"] = "digit"
+    """Another digit on the asked card; the prior arms neutral and conflict; or the picture highlighted by VEA."""
+    site: Literal["residual", "attention", "mlp", "head"] = "residual"
+    """What is patched."""
+    direction: Literal["denoising", "noising"] = "denoising"
+    """From the clean run into the corrupted one, or the other way round."""
+    min_difference: Annotated[float, Field(gt=0)] = 0.5
+    """Pairs whose two runs differ by less, in logits, are left out and counted."""
+    trace: Path | None = None
+    """highlight: the trace of these samples."""
+    profile: Path | None = None
+    """highlight: the layers to highlight by, from another split."""

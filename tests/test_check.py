@@ -156,6 +156,10 @@ def test_a_newline_with_a_region_is_refused() -> None:
     refused(with_regions(tiny_vlm("llava_next"), filled), "marker", "not move token")
 
 
+def test_a_map_that_says_nothing_is_refused() -> None:
+    refused(with_boxes("llava", lambda boxes, _: np.full_like(boxes, np.nan)), "marker", "no token has a box")
+
+
 def test_a_missed_view_is_refused() -> None:
     """The tiles are right, the thumbnail is said to stand for nothing: it moves all the same."""
 

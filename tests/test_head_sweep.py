@@ -79,8 +79,8 @@ def plain(vlm: VLM, sample: interp.Sample, wanted: Sequence[int], edit: Callable
         copies = vlm.n_heads if edit is not None else 1
         return vlm.hf_model(**plain_inputs(vlm, sample, wanted[:-1], copies)).logits[:, -len(wanted) :]
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
 
 
 @torch.no_grad()
@@ -250,7 +250,7 @@ def test_branches_attend_as_if_each_had_the_whole_prompt(
     if window is not None:
         allowed &= at > at[:, None] - window
     weights = (query @ keys.transpose(2, 3) * 0.3).masked_fill(~allowed[before:], -torch.inf).softmax(-1)
-    got = branch_attention(query, *own, *prefix, 0.3, window)
+    got = branch_attention(query, own[0], own[1], prefix[0], prefix[1], 0.3, window)
     torch.testing.assert_close(got, (weights @ values).transpose(1, 2))
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
 import interp
-from experiments.causal.material import Material, cell, mean_of, write_csv, write_rows
+from experiments.causal.material import Material, cell, mean_of, write_rows
 from interp import plots
 from interp.analysis import compare, knockout_effect, rapt
+from interp.findings import write_csv
 from interp.interventions import Pair, arm_pairs, digit_pairs, evidence_map, highlight, highlight_pairs, knockout, patch, shift
 
 _PAIRS = 60
-_LEAST = 2.0  # logits between the runs of a pair; recovery is a quotient by it
+_LEAST = {"digit": 2.0, "arms": 2.0, "vea": 0.5}  # logits between the runs of a pair; recovery is a quotient by it
 
 
 def knocked(material: Material, window: int) -> tuple[dict[str, go.Figure], list[str]]:
@@ -49,17 +51,17 @@ def patched(material: Material) -> tuple[dict[str, go.Figure], list[str]]:
     kinds: dict[str, list[Pair]] = {"digit": digit_pairs(asked[:_PAIRS]), "arms": arm_pairs(m.bench)[:_PAIRS]}
     kinds["vea"] = highlight_pairs(asked[:_PAIRS], m.ds, m.profile)
     figures: dict[str, go.Figure] = {}
-    tables: list[xr.Dataset] = []
+    tables: dict[str, xr.Dataset] = {}
     sentences: list[str] = []
     for kind, pairs in kinds.items():
-        result = patch(m.vlm, pairs, min_difference=_LEAST)
+        result = patch(m.vlm, pairs, min_difference=_LEAST[kind])
         known = int(np.isfinite(result["recovery"].sel(group="all").transpose("pair", "layer").values).any(axis=1).sum())
         if not known:
             sentences.append(f"**Patching, {kind} pairs**: in none of {len(pairs)} do the two runs differ enough to be told apart.")
             continue
         summary = mean_of(result["recovery"].rename(pair="sample"), result.rename(pair="sample"))
         figures[f"patching_{kind}"] = plots.patching_map(summary.assign_attrs(**{**result.attrs, "pairs": f"{kind} pairs"}))
-        tables.append(summary.expand_dims(pairs=[kind]))
+        tables[kind] = summary
         early, middle = 0, m.vlm.n_layers // 2
         at = {(group, layer): cell(summary.sel(group=group, layer=layer)) for group in ("evidence", "last") for layer in (early, middle)}
         sentences.append(
@@ -67,10 +69,10 @@ def patched(material: Material) -> tuple[dict[str, go.Figure], list[str]]:
             f"{at['evidence', early]} after layer {early} and {at['evidence', middle]} after layer {middle}; from the last token "
             f"{at['last', early]} and {at['last', middle]}."
         )
-    heads = patch(m.vlm, kinds["digit"], site="head", min_difference=_LEAST)
+    heads = patch(m.vlm, kinds["digit"], site="head", min_difference=_LEAST["digit"])
     summary = mean_of(heads["recovery"].rename(pair="sample"), heads.rename(pair="sample"))
     figures["patching_heads"] = plots.patching_map(summary.assign_attrs(**{**heads.attrs, "pairs": "digit pairs"}))
-    write_csv(xr.Dataset(xr.concat(tables, dim="pairs")), m.out / "patching.csv")
+    write_csv(cast(xr.Dataset, xr.concat(list(tables.values()), xr.IndexVariable("pairs", list(tables)))), m.out / "patching.csv")
     write_csv(summary, m.out / "patching_heads.csv")
     return figures, sentences
 

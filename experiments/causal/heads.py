@@ -10,9 +10,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import interp
-from experiments.causal.material import Material, mean_of, write_csv, write_rows
+from experiments.causal.material import Material, mean_of, write_rows
 from interp import circuits, plots
 from interp.analysis import compare, head_measures, head_taxonomy, layer_matched
+from interp.findings import write_csv
 from interp.interventions import ablate_heads, head_sweep
 
 _DRAWS = 3
@@ -39,7 +40,7 @@ def study(material: Material) -> Heads:
     writes = overlap["write"].assign_attrs(long_name="AUROC of what it writes on the evidence")
     effects = {"delta_logprob": sweep["delta_logprob"], "delta_logit_diff": sweep["delta_logit_diff"], "flip": sweep["flip"].astype(float)}
     found = head_measures(m.ds, interp.sinks(m.vlm, m.bench), {**effects, "direct": direct, "write_grounding": writes})
-    found.drop_vars("layer_kind", errors="ignore").to_zarr(m.out / "heads.zarr", mode="w")
+    found.drop_vars("layer_kind", errors="ignore").to_zarr(m.out / "heads.zarr", mode="w", consolidated=False)
     taxonomy = head_taxonomy(found)
     write_csv(taxonomy.drop_dims(["measure", "other"], errors="ignore"), m.out / "taxonomy.csv")
     write_csv(taxonomy[["rank_correlation", "rank_correlation_interval", "n_heads"]], m.out / "correlations.csv")

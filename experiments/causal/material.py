@@ -61,17 +61,6 @@ def cell(one: xr.Dataset, digits: int = 2) -> str:
     return f"{float(one['mean']):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def write_csv(table: xr.Dataset, path: Path) -> None:
-    """Means and intervals as a long table."""
-    flat: dict[str, Any] = {}
-    for name, variable in table.data_vars.items():
-        if "ci_bound" in variable.dims:
-            flat |= {f"{name}_{bound}": variable.sel(ci_bound=bound, drop=True) for bound in ("lower", "upper")}
-        else:
-            flat[str(name)] = variable
-    xr.Dataset(flat).to_dataframe().reset_index().to_csv(path, index=False, float_format="%.5g", lineterminator="\n")
-
-
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Rows of a table of one's own."""
     names = list(dict.fromkeys(name for row in rows for name in row))

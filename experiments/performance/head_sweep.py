@@ -40,7 +40,7 @@ from interp.interventions import head_sweep
 from interp.testing import bench_model, bench_samples, tiny_vlm
 
 Shape = Literal["bench", "qwen2.5-vl-7b"]
-_LARGE = {
+_LARGE: dict[str, Any] = {
     "hidden_size": 3584,
     "intermediate_size": 18944,
     "num_hidden_layers": 28,

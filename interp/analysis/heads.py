@@ -159,7 +159,9 @@ def head_taxonomy(measures: xr.Dataset, *, level: float = 0.95, n_resamples: int
     own = _correlations(_means(sums.sum(0), counts.sum(0)).reshape(shape))
     drawn = np.stack([_correlations(_means(draw @ sums, draw @ counts).reshape(shape)) for draw in draws])
     tails = [(1 - level) / 2, 1 - (1 - level) / 2]
-    bounds = np.nanquantile(drawn, tails, axis=0) if len(sums) > 1 and np.isfinite(own).any() else np.full((2, *own.shape), np.nan)
+    bounds = np.full((2, *own.shape), np.nan)
+    known = np.isfinite(own) & (len(sums) > 1)
+    bounds[:, known] = np.nanquantile(drawn[:, known], tails, axis=0) if known.any() else np.nan
     means = _means(sums.sum(0), counts.sum(0)).reshape(shape)
     both = np.isfinite(means)[:, None] & np.isfinite(means)[None]
     pair = ("measure", "other")

@@ -38,7 +38,7 @@ def check(vlm: VLM, *, seed: int = 0, progress: bool | None = None) -> Certifica
     answers
         A greedy answer is the same when another prompt comes between.
 
-    The cost is some ten prefills, two short answers, and the vision tower on some forty small pictures.
+    The cost is some ten prefills, three answers of eight tokens, and the vision tower alone on some fifty small pictures.
 
     Parameters
     ----------

@@ -79,6 +79,9 @@ def markers(subject: Subject) -> Found:
     for shape in subject.prompts:
         sample = marker.plain([SHAPES[shape]])
         placed = marker.place(vlm.encode(sample), random, _MARKERS)
+        if not placed:
+            faults.append(f"no token has a box of six processed pixels or more on a picture of {SHAPES[shape]} pixels")
+            continue
         drawn = marker.draw(vlm, sample, placed)
         with marker.silenced(vlm):
             alone = marker.respond(vlm, placed, drawn)

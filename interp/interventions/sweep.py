@@ -173,7 +173,7 @@ def _swept(
     outputs = recorder.run(vlm.hf_model, **run.prefill_inputs(), logits_to_keep=1)
     first = outputs.logits[0, -1]
     forced = Run(run.model, run.ids, dict(run.carried))
-    kept = dataclasses.replace(outputs, past_key_values=copy.deepcopy(outputs.past_key_values))  # the answer uses up the other
+    kept = dataclasses.replace(outputs, past_key_values=_fork(outputs.past_key_values))  # the answer uses up the other
     target = targets_after(vlm, [sample], [encoding], run, outputs, max_new_tokens)[0]
     if target.fed:
         recorder.run(vlm.hf_model, **forced.advance(kept, torch.as_tensor([target.fed], device=vlm.device)))
@@ -186,6 +186,13 @@ def _swept(
     else:
         rows = staircase(vlm.layers, layers, values, steps if replace.positions == "generated" else 1, chunk)
     return target, _read(vlm, rows, target, first, chunk)
+
+
+def _fork(cache: Any) -> Any:
+    """A cache that goes on by itself. Keys and values are shared: both grow into new tensors."""
+    fork = copy.copy(cache)
+    fork.layers = [copy.copy(layer) for layer in cache.layers]
+    return fork
 
 
 @torch.no_grad()
