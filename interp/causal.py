@@ -39,7 +39,8 @@ def run_sweep(vlm: VLM, bench: Sequence[Sample], settings: SweepSettings, others
     """
     reference = None
     if settings.mode != "zero":
-        positions = "all" if settings.positions == "all" else "last"
+        # donors at every position are large; the mean over all positions is always there
+        positions = "all" if (settings.mode, settings.positions) == ("resample", "all") else "last"
         name = f"{settings.benchmark} {settings.reference_split}"
         reference = head_reference(vlm, others, name=name, prompt=settings.prompt, positions=positions, seed=settings.seed)
     result = head_sweep(
@@ -50,6 +51,7 @@ def run_sweep(vlm: VLM, bench: Sequence[Sample], settings: SweepSettings, others
         reference=reference,
         prompt=settings.prompt,
         max_new_tokens=settings.max_new_tokens,
+        chunk=settings.batch_size,
     )
     means = {name: _mean(result[name].astype(np.float64), result) for name in _DIMS}
     table = xr.Dataset({f"{name}_{part}": means[name][part] for name in _DIMS for part in ("mean", "interval", "n")})
@@ -78,6 +80,7 @@ def run_knockout(vlm: VLM, bench: Sequence[Sample], settings: KnockoutSettings) 
         rule=settings.rule,
         prompt=settings.prompt,
         max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
         seed=settings.seed,
     )
     mean = _mean(result["delta_logprob"], result)
@@ -126,13 +129,13 @@ def run_patch(vlm: VLM, bench: Sequence[Sample], settings: PatchSettings) -> Stu
 
 def _pairs(bench: Sequence[Sample], settings: PatchSettings) -> list[Pair]:
     if settings.pairs == "digit":
-        return digit_pairs(bench)
+        return digit_pairs(bench, settings.seed)
     if settings.pairs == "arms":
         return arm_pairs(bench)
     if settings.trace is None or settings.profile is None:
         raise InterpError("--pairs highlight needs --trace (these samples, from interp trace) and --profile (of another split).")
     asked = [sample for sample in bench if sample.evidence]
-    return highlight_pairs(asked, open_trace(settings.trace), Profile.load(settings.profile))
+    return highlight_pairs(asked, open_trace(settings.trace), Profile.load(settings.profile), allow_overlap=settings.allow_overlap)
 
 
 def _mean(array: xr.DataArray, source: xr.Dataset) -> xr.Dataset:

@@ -86,8 +86,6 @@ class _Asked(ModelSettings):
     """visual-cot: its picture folder."""
     skip_bad: bool = False
     """visual-cot: leave out, and count, unusable rows."""
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    """Samples per forward pass."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 16
     """Longest answer, in tokens."""
 
@@ -103,6 +101,8 @@ class TraceSettings(_Asked):
 
     out: Path
     """The Zarr folder to write, or to take up again."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Samples per forward pass."""
     prompt: str = "base"
     """A wording (base, vea, ...), or a text that holds {question}."""
     queries: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
@@ -118,6 +118,8 @@ class EvaluateSettings(_Asked):
 
     out: Path
     """The Zarr folder to write, or to take up again."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Samples per forward pass."""
     methods: Annotated[tuple[str, ...], BeforeValidator(_listed), Parameter(consume_multiple=True, negative="")] = METHODS
     """Ways to answer, side by side."""
     profile: Path | None = None
@@ -160,6 +162,8 @@ class SweepSettings(_Causal):
     """The benchmark's split that means and donors come from."""
     reference_limit: Annotated[int, Field(ge=2)] = 100
     """How many of its samples."""
+    batch_size: Annotated[int | None, Field(ge=1)] = None
+    """Heads that run at once; by default as many as fit into some hundred MB."""
 
 
 class KnockoutSettings(_Causal):
@@ -175,6 +179,8 @@ class KnockoutSettings(_Causal):
     """From whom: the last prompt position and the answer, the question, or all text."""
     window: Annotated[int, Field(ge=1)] = 9
     """Layers that one cut covers."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Runs with hidden tokens per pass through the layers."""
     rule: Literal["any", "half", "all"] = "any"
     """When a visual token counts as evidence: any, half or all of its region."""
 
@@ -190,7 +196,11 @@ class PatchSettings(_Causal):
     """From the clean run into the corrupted one, or the other way round."""
     min_difference: Annotated[float, Field(gt=0)] = 0.5
     """Pairs whose two runs differ by less, in logits, are left out and counted."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Patched runs per forward pass."""
     trace: Path | None = None
     """highlight: the trace of these samples."""
     profile: Path | None = None
     """highlight: the layers to highlight by, from another split."""
+    allow_overlap: bool = False
+    """highlight: accept a profile fitted on some of the same pictures; recorded."""

@@ -79,6 +79,19 @@ def test_measures_equal_a_plain_loop(trace: xr.Dataset, measures: xr.Dataset) ->
     np.testing.assert_array_equal(measures["delta_logprob"], measures.attrs["effect"])
 
 
+def test_sinks_may_come_from_a_longer_benchmark(trace: xr.Dataset, measures: xr.Dataset) -> None:
+    """Samples are matched by name, and the longest prompt of all of them decides how wide `sinks` is."""
+    dims = ("sample", "layer", "token")
+    sunk = xr.DataArray(measures.attrs["sunk"], dims=dims, coords={"sample": trace["sample"]})
+    for width in (-3, 5):
+        cut = sunk.isel(token=slice(None, width)) if width < 0 else sunk.pad(token=(0, width), constant_values=False)
+        found = head_measures(trace, cut)["sink_share"]
+        expected = head_measures(trace, sunk.where(sunk["token"] < cut.sizes["token"], False))["sink_share"]
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InterpError, match="has 3 layers and the trace 4"):
+        head_measures(trace, sunk.isel(layer=slice(3)))
+
+
 def test_selection_keeps_to_both_criteria(measures: xr.Dataset) -> None:
     mean = measures["image_mass"].mean("sample").values
     able = mean >= measures.attrs["image_mass_threshold"]

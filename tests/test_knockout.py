@@ -113,6 +113,31 @@ def test_queries_inside_a_picture_that_sees_itself() -> None:
     torch.testing.assert_close(logits[0], expected, atol=3e-5, rtol=0)
 
 
+@pytest.mark.parametrize("blocks", [("evidence",), ("question", "other")])
+def test_hidden_from_all_text(blocks: tuple[str, ...]) -> None:
+    """Words before the first hidden token cannot see it, so no run carries the picture behind them."""
+    vlm, sample = tiny("gemma3"), samples(1)[0]
+    carried: list[int] = []
+    hook = vlm.layers[3].register_forward_pre_hook(lambda _, args: carried.append(args[0].shape[1]))
+    try:
+        found = knockout(vlm, [sample], block=blocks, to="text", window=2).isel(sample=0)
+    finally:
+        hook.remove()
+    reference = found["reference_ids"].values[found["reference_ids"].values >= 0].tolist()
+    inputs, segment = forced_inputs(vlm, sample, reference[:-1]), interp.trace(vlm, [sample], answers=False)["segment"].values[0]
+    length = inputs["input_ids"].shape[1]
+    rows = [*np.flatnonzero(segment != 1).tolist(), *range(len(segment), length)]
+    clean = eager_logits(vlm, inputs, len(reference), (), (), ())
+    for index, block in enumerate(blocks):
+        logits = eager_logits(vlm, inputs, len(reference), (1, 2), rows, block_tokens(vlm, sample, block))
+        got = found.isel(block=index, layer=1)
+        wanted = numbers(found, logits, clean)
+        assert abs(wanted[0]) > 1e-4
+        assert (float(got["delta_logprob"]), float(got["delta_logit_diff"])) == pytest.approx(wanted[:2], abs=1e-4)
+    behind = length - min(np.flatnonzero(segment == 2).min(), np.flatnonzero(segment == 1).max() + 1)
+    assert min(carried) <= behind
+
+
 @pytest.mark.parametrize("family", TINY)
 def test_without_any_edge_to_a_picture_the_answer_does_not_depend_on_it(family: str) -> None:
     random = np.random.default_rng(0)

@@ -299,7 +299,7 @@ def test_pairs_of_arms() -> None:
 def test_pairs_of_the_highlighted_picture() -> None:
     vlm, asked = tiny("llava"), samples(4)
     traced = interp.trace(vlm, asked)
-    profile = interp.profile_layers(traced, fraction=0.5)
+    profile = interp.profile_layers(interp.trace(vlm, samples(4, seed=8)), fraction=0.5)
     pairs = highlight_pairs(asked[:2], traced, profile)
     for pair, sample in zip(pairs, asked, strict=False):
         plain, shown = (np.asarray(each.open_images()[0]).astype(int) for each in (sample, pair.clean))
@@ -309,6 +309,14 @@ def test_pairs_of_the_highlighted_picture() -> None:
     np.testing.assert_allclose(found["recovery"].values[:, -1], 1, atol=1e-2)
     with pytest.raises(InterpError, match="is not in the trace"):
         highlight_pairs(samples(1, seed=5), traced, profile)
+    own = interp.profile_layers(traced, fraction=0.5)
+    with pytest.raises(InterpError, match="fitted on 2 of the images it would judge"):
+        highlight_pairs(asked[:2], traced, own)
+    recorded = highlight_pairs(asked[:2], traced, own, allow_overlap=True)
+    assert [pair.kind for pair in [*pairs[:1], *recorded[:1]]] == [
+        "highlighted to plain",
+        "highlighted to plain, profile fitted on this picture",
+    ]
 
 
 def test_the_shipped_organism_reads_the_digit_from_the_card() -> None:

@@ -8,8 +8,8 @@ Writes into the folder:
     head_sweep.md     the same as a table, with the machine
 
 The sweep is `interp.interventions.head_sweep` of one sample, timed whole: encoding, prefill, the model's own answer, the teacher-forced
-reference of T tokens and the end token, the branches of all heads, and the labelled dataset. A random model never ends its answer, so it
-is cut off at T + 1 tokens, where a trained model ends. The plain forward starts from prepared inputs and gives the last logits only.
+reference of T tokens and the end token (T + 1 steps in every branch), and the labelled dataset. A random model never ends its answer, so
+it is cut off at T tokens. The plain forward starts from prepared inputs and gives the last logits only.
 The naive loop is one nnsight trace per head in which the head's slice of the output projection's input is set to zero, over the prompt
 and the reference's tokens. In each round it runs `naive_heads` heads, other ones each time, and its time is scaled to all heads. What is
 compared is timed in turn within a round, in rotating order.
@@ -127,7 +127,7 @@ def rounds(vlm: interp.VLM, n_tokens: int, length: int, n_rounds: int, naive_hea
         some = [places[i] for i in np.roll(drawn, -k * share)[: share if k >= 0 else 1]]
         calls: dict[str, Callable[[], Any]] = {
             "plain": plain(vlm, sample),
-            "sweep": lambda: head_sweep(vlm, [sample], max_new_tokens=length + 1, progress=False),
+            "sweep": lambda: head_sweep(vlm, [sample], max_new_tokens=length, progress=False),
             "naive": naive(vlm, sample, some),
         }
         turn = k % len(calls)
@@ -210,7 +210,7 @@ def measure(vlm: interp.VLM, n_tokens: int, length: int, n_rounds: int, naive_he
     if vlm.device.type == "cuda":
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        head_sweep(vlm, [asked(vlm, n_tokens, length)], max_new_tokens=length + 1, progress=False)
+        head_sweep(vlm, [asked(vlm, n_tokens, length)], max_new_tokens=length, progress=False)
         found["peak GB"] = (torch.cuda.max_memory_allocated() - held) / 1e9
     return found
 

@@ -82,7 +82,7 @@ def head_measures(
     mass = segment_mass(ds)
     if sinks is not None and set(sinks.dims) != {"sample", "layer", "token"}:
         raise InterpError(f"`sinks` has dimensions {sinks.dims}; it must be (sample, layer, token).")
-    sunk = None if sinks is None else sinks.isel(sample=positions(ds, sinks, "the trace", "`sinks`")).transpose("sample", "layer", "token")
+    sunk = None if sinks is None else _sunk(ds, sinks)
     shares, entropies, sunken, at = [], [], [], 0
     for block in blocks(ds, *_LOOKS):
         n = block.sizes["sample"]
@@ -92,7 +92,7 @@ def head_measures(
         looked = np.einsum("slht,st->slh", attention, seen)
         shares.append(_share(np.einsum("slht,st->slh", attention, np.nan_to_num(marks) > 0), looked))
         if sunk is not None:
-            on_sinks = sunk[at : at + n].values.astype(bool) & seen[:, None]
+            on_sinks = sunk[at : at + n] & seen[:, None]
             sunken.append(_share(np.einsum("slht,slt->slh", attention, on_sinks), looked))
         entropies.append(_entropies(attention, block))
         at += n
@@ -194,6 +194,15 @@ def layer_matched(
             pool = free if len(free) >= len(places) else np.arange(n_heads)
             draw[places, 1] = rng.choice(pool, len(places), replace=False)
     return draws
+
+
+def _sunk(ds: xr.Dataset, sinks: xr.DataArray) -> NDArray[np.bool_]:
+    """(sample, layer, token) of the trace's samples. Both are padded behind the prompt, to the longest of their own samples."""
+    found = sinks.isel(sample=positions(ds, sinks, "the trace", "`sinks`")).transpose("sample", "layer", "token").values.astype(bool)
+    if found.shape[1] != ds.sizes["layer"]:
+        raise InterpError(f"`sinks` has {found.shape[1]} layers and the trace {ds.sizes['layer']}; make both with the same model.")
+    n = ds.sizes["token"]
+    return np.pad(found[..., :n], ((0, 0), (0, 0), (0, max(n - found.shape[2], 0))))
 
 
 def _share(part: NDArray[np.floating], whole: NDArray[np.floating]) -> _Floats:

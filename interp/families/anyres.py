@@ -53,7 +53,7 @@ def tiles(processor: Any, config: Any, size: Size, image_index: int, most: int |
     columns = (_extents(*across, n_cols, side, edge, patch) - (canvas_width - fitted[0]) // 2) / scale[0]
     rows = (_extents(*down, n_rows, side, edge, patch) - (canvas_height - fitted[1]) // 2) / scale[1]
     cells = lattice(columns, rows, scale, size, view=1, image_index=image_index)
-    lines = []
+    lines = [no_region(0, image_index=image_index)]  # of a very wide picture every row is padding
     for row in range(n_rows):
         lines += [_part(cells, slice(row * n_cols, (row + 1) * n_cols)), no_region(1, image_index=image_index)]
     return TokenRegions.join(lines)

@@ -111,7 +111,7 @@ class Edges:
         self._start = _first_changed(self._seen, min([*queries, length - n_read]))
         self._n_read = n_read
         rows = torch.zeros(length - self._start, dtype=torch.bool, device=vlm.device)
-        rows[torch.as_tensor([query - self._start for query in queries], device=vlm.device)] = True
+        rows[torch.as_tensor([query - self._start for query in queries], dtype=torch.long, device=vlm.device)] = True
         self._queries = rows
 
     def run(self, cuts: Sequence[Cut], batch_size: int) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:

@@ -211,6 +211,9 @@ def _effect(
     if to != "question":
         text = np.flatnonzero(encoding.segment != SEGMENTS.index("image")) if to == "text" else np.array([length - 1])
         queries = [*text.tolist(), *range(length, length + steps - 1)]
+    # text before the first hidden token never saw it; as queries, the words before a picture would have every run carry the picture
+    hidden = [key for sets in blocks.values() for keys in sets for key in keys]
+    queries = [query for query in queries if query > min(hidden, default=length)]
     edges = Edges(vlm, forced(vlm, encoding, target.fed), queries, steps)
     # windows that are cut off at both ends are the same run
     cuts = list(dict.fromkeys(Cut(layers, keys) for sets in blocks.values() for keys in sets for layers in windows))

@@ -101,7 +101,14 @@ def arm_pairs(bench: Sequence[Sample], clean: str = "neutral", corrupted: str = 
 
 
 def highlight_pairs(
-    bench: Sequence[Sample], traced: xr.Dataset, profile: Profile, *, alpha: float = 0.5, sigma: float = 0.5, lam: float = 10.0
+    bench: Sequence[Sample],
+    traced: xr.Dataset,
+    profile: Profile,
+    *,
+    alpha: float = 0.5,
+    sigma: float = 0.5,
+    lam: float = 10.0,
+    allow_overlap: bool = False,
 ) -> list[Pair]:
     """The picture highlighted by the profiled attention (VEA, paper Eqs. 1-4) as the clean run of the plain picture.
 
@@ -117,6 +124,8 @@ def highlight_pairs(
         The visual-grounding layers.
     alpha, sigma, lam
         As in `interp.evaluate`.
+    allow_overlap
+        Accept a profile fitted on some of these pictures; the pairs' `kind` records which.
 
     Returns
     -------
@@ -127,8 +136,10 @@ def highlight_pairs(
     Raises
     ------
     InterpError
-        The trace lacks a sample, or the profile cannot judge it.
+        The trace lacks a sample, or the profile cannot judge it (`Profile.check`).
     """
+    profile.check(traced.attrs, [sample.image_id for sample in bench], allow_overlap=allow_overlap)
+    fitted = set(profile.image_ids)
     place = {str(name): index for index, name in enumerate(traced["sample"].values)}
     pairs = []
     for sample in bench:
@@ -149,7 +160,8 @@ def highlight_pairs(
             split=sample.split,
             knobs=sample.knobs,
         )
-        pairs.append(Pair(sample.id, clean, sample, sample.references[0], None, "highlighted to plain"))
+        kind = "highlighted to plain" + (", profile fitted on this picture" if sample.image_id in fitted else "")
+        pairs.append(Pair(sample.id, clean, sample, sample.references[0], None, kind))
     return pairs
 
 
