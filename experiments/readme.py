@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "experiments" / "readme"
 SHOWN = ("layer_maps", "disconnect_table", "methods")
 RESULTS = ROOT / "experiments" / "performance" / "results"
-COSTS = {"performance": "capture.md", "grounding": "grounding.md", "memory": "analysis_memory.md"}
+COSTS = {"performance": "capture.md", "head-sweep": "head_sweep.md", "grounding": "grounding.md", "memory": "analysis_memory.md"}
 
 
 def main() -> None:
@@ -47,12 +47,20 @@ def main() -> None:
         "tested-models": tested_models(),
         "organism": organism_table(json.loads((files("interp.organisms") / "llava" / "card.json").read_text(encoding="utf-8"))),
     }
+    blocks["causal"] = _bullets((ROOT / "experiments" / "results" / "causal" / "summary.md").read_text(encoding="utf-8"))
     blocks |= {block: (RESULTS / file).read_text(encoding="utf-8").strip() for block, file in COSTS.items()}
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, text in blocks.items():
         block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
-        page = re.sub(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, page, flags=re.DOTALL)
+        page, found = re.subn(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _, block=block: block, page, flags=re.DOTALL)
+        if found != 1:
+            raise SystemExit(f"README.md has {found} blocks {name!r}; it must have one.")
     (ROOT / "README.md").write_text(page, encoding="utf-8")
+
+
+def _bullets(summary: str) -> str:
+    """What was run, without the heading, and what was found, of the causal study."""
+    return summary.partition("\n\n")[2].strip()
 
 
 def _demo(folder: Path) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from interp.benchmarks.sample import Sample
-from interp.errors import AlignmentError, ModelError
+from interp.errors import AlignmentError, ModelError, SampleError
 from interp.families import Family, TokenRegions
 from interp.prompts import PromptOrder, word
 from interp.rendering import History, Rendered, Span, answer_separator, refuse_control, render
@@ -89,6 +89,8 @@ def encode(processor: Any, config: Any, family: Family, sample: Sample, prompt: 
         the model must know of the pictures.
     ModelError
         The chat template cannot put the picture where `order` wants it.
+    SampleError
+        The processor does not take such a picture (of too elongated a shape, say), or it cannot be opened.
     """
     images = tuple(sample.open_images())
     wording = word(prompt, sample.question.strip())
@@ -97,15 +99,21 @@ def encode(processor: Any, config: Any, family: Family, sample: Sample, prompt: 
         refuse_control(processor, said, f"Sample {sample.id!r}: the earlier turn {said!r}")
     rendered = render(processor, wording, len(images), order, history)
     bos = processor.tokenizer.bos_token
-    outputs = processor(
-        text=[rendered.text],
-        images=[list(images)],  # nested: some families treat several pictures of one prompt differently
-        return_tensors="pt",
-        return_offsets_mapping=True,
-        return_text_replacement_offsets=True,
-        # a template that writes the first token itself must not get it twice
-        add_special_tokens=not (bos is not None and rendered.text.startswith(bos)),
-    )
+    try:
+        outputs = processor(
+            text=[rendered.text],
+            images=[list(images)],  # nested: some families treat several pictures of one prompt differently
+            return_tensors="pt",
+            return_offsets_mapping=True,
+            return_text_replacement_offsets=True,
+            # a template that writes the first token itself must not get it twice
+            add_special_tokens=not (bos is not None and rendered.text.startswith(bos)),
+        )
+    except ValueError as error:
+        raise SampleError(
+            f"Sample {sample.id!r}: processor {type(processor).__name__} cannot prepare picture(s) of {[image.size for image in images]} "
+            f"pixels ({' '.join(str(error).split())}); leave the sample out, or give pictures that this model takes."
+        ) from error
     inputs = dict(outputs)
     offsets = np.asarray(inputs.pop("offset_mapping")[0], dtype=np.int64)
     replaced = inputs.pop("text_replacement_offsets", None)

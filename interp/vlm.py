@@ -15,7 +15,7 @@ from PIL import Image
 from interp.benchmarks.sample import Sample
 from interp.decoding import Fed, Run, end_tokens, greedy
 from interp.encoding import Encoding, History, collate, encode
-from interp.errors import AlignmentError, InterpError, ModelError
+from interp.errors import AlignmentError, InterpError, ModelError, SampleError
 from interp.families import family_for
 from interp.processors import with_image_options
 from interp.prompts import PromptOrder
@@ -147,6 +147,8 @@ class VLM:
         ------
         AlignmentError
             Question, tokens and image regions do not line up.
+        SampleError
+            A picture cannot be opened, or the processor does not take it.
         """
         return encode(self.processor, self.hf_model.config, self.family, sample, prompt, self.prompt_order, history)
 
@@ -255,7 +257,7 @@ class VLM:
         for size in ((96, 32), (40, 60)):
             try:
                 self.encode(Sample("check", Image.new("RGB", size), "check", "check"))
-            except (AlignmentError, ArithmeticError, LookupError, ValueError) as error:
+            except (AlignmentError, SampleError, ArithmeticError, LookupError, ValueError) as error:
                 raise ModelError(
                     f"Image options {self.image_options} do not go with the rest of {self.name!r} ({error}); leave out what the model was "
                     "not built for."

@@ -310,7 +310,7 @@ def test_pairs_of_the_highlighted_picture() -> None:
     with pytest.raises(InterpError, match="is not in the trace"):
         highlight_pairs(samples(1, seed=5), traced, profile)
     own = interp.profile_layers(traced, fraction=0.5)
-    with pytest.raises(InterpError, match="fitted on 2 of the images it would judge"):
+    with pytest.raises(InterpError, match="fitted on 1 of the images it would judge"):
         highlight_pairs(asked[:2], traced, own)
     recorded = highlight_pairs(asked[:2], traced, own, allow_overlap=True)
     assert [pair.kind for pair in [*pairs[:1], *recorded[:1]]] == [

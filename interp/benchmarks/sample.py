@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +43,7 @@ class Sought:
 
 ImageSource = Image.Image | str | Path | Sought
 
+_PICTURE = (Image.Image, str, Path, Sought)
 _VIDEO = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 BOX_TOLERANCE = 1.0  # pixels a box may stick out of its picture: annotation files round
 
@@ -89,7 +90,7 @@ class Sample:
     Raises
     ------
     SampleError
-        No reference, an empty question, no picture, a video, or a region on a picture that is not there.
+        No reference, an empty question, no picture or something else in its place, a video, or a region on a picture that is not there.
     """
 
     id: str
@@ -116,7 +117,7 @@ class Sample:
         split: str = "",
         knobs: Mapping[str, Any] | None = None,
     ) -> None:
-        pictures = (images,) if isinstance(images, Image.Image | str | Path | Sought) else tuple(images)
+        pictures = tuple(images) if isinstance(images, Iterable) and not isinstance(images, _PICTURE) else (images,)
         answers = (references,) if isinstance(references, str) else tuple(references)
         marked = (*regions, *(Region(tuple(box)) for box in boxes))  # type: ignore[arg-type]
         if not answers or not all(isinstance(a, str) and a.strip() for a in answers):
@@ -126,6 +127,11 @@ class Sample:
         if not pictures:
             raise SampleError(f"Sample {id!r} has no image; give a PIL image or a path.")
         for picture in pictures:
+            if not isinstance(picture, _PICTURE):
+                raise SampleError(
+                    f"Sample {id!r}: a picture is a {type(picture).__name__}, which is not supported; give a PIL image or a path, "
+                    "of a video its frames one by one."
+                )
             if isinstance(picture, str | Path) and Path(picture).suffix.lower() in _VIDEO:
                 raise SampleError(f"Sample {id!r}: {str(picture)!r} is a video, which is not supported; give its frames as pictures.")
         for region in marked:
