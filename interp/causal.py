@@ -11,11 +11,11 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp import plots
-from interp.analysis import Profile, knockout_effect, mean_interval
+from interp.analysis import Profile, knockout_effect
 from interp.benchmarks.sample import Sample
 from interp.capture import open_trace
 from interp.errors import InterpError
-from interp.findings import write_csv
+from interp.findings import mean_of, write_csv
 from interp.interventions import Pair, arm_pairs, digit_pairs, head_reference, head_sweep, highlight_pairs, knockout, patch
 from interp.settings import KnockoutSettings, PatchSettings, SweepSettings
 from interp.vlm import VLM
@@ -53,7 +53,7 @@ def run_sweep(vlm: VLM, bench: Sequence[Sample], settings: SweepSettings, others
         max_new_tokens=settings.max_new_tokens,
         chunk=settings.batch_size,
     )
-    means = {name: _mean(result[name].astype(np.float64), result) for name in _DIMS}
+    means = {name: mean_of(result[name].astype(np.float64), result) for name in _DIMS}
     table = xr.Dataset({f"{name}_{part}": means[name][part] for name in _DIMS for part in ("mean", "interval", "n")})
     figures = {"head_effects": plots.head_effects(means["delta_logprob"], unit="change of log-probability, nats")}
     effect = means["delta_logprob"]["mean"].transpose("layer", "head").values
@@ -83,7 +83,7 @@ def run_knockout(vlm: VLM, bench: Sequence[Sample], settings: KnockoutSettings) 
         batch_size=settings.batch_size,
         seed=settings.seed,
     )
-    mean = _mean(result["delta_logprob"], result)
+    mean = mean_of(result["delta_logprob"], result)
     figures: dict[str, go.Figure] = {}
     table = mean
     if {"evidence", "control"} <= set(settings.block):
@@ -121,7 +121,7 @@ def run_patch(vlm: VLM, bench: Sequence[Sample], settings: PatchSettings) -> Stu
         batch_size=settings.batch_size,
     )
     known = int(np.isfinite(result["recovery"].transpose("pair", ...).values.reshape(len(pairs), -1)).any(axis=1).sum())
-    mean = _mean(result["recovery"].rename(pair="sample"), result.rename(pair="sample"))
+    mean = mean_of(result["recovery"].rename(pair="sample"), result.rename(pair="sample"))
     figures = {"patching": plots.patching_map(mean.assign_attrs({**result.attrs, "pairs": f"{settings.pairs} pairs"}))} if known else {}
     sentence = f"{known} of {len(pairs)} pairs whose two runs differ by {settings.min_difference:g} logits or more"
     return _write(settings.out, "patching", result, {"patching": mean}, figures, sentence)
@@ -136,14 +136,6 @@ def _pairs(bench: Sequence[Sample], settings: PatchSettings) -> list[Pair]:
         raise InterpError("--pairs highlight needs --trace (these samples, from interp trace) and --profile (of another split).")
     asked = [sample for sample in bench if sample.evidence]
     return highlight_pairs(asked, open_trace(settings.trace), Profile.load(settings.profile), allow_overlap=settings.allow_overlap)
-
-
-def _mean(array: xr.DataArray, source: xr.Dataset) -> xr.Dataset:
-    pictures = xr.DataArray(source["image_id"].values.astype(object), dims="sample", name="image_id")
-    plain = array.drop_vars([name for name, coord in array.coords.items() if "sample" in coord.dims])
-    found = mean_interval(plain, pictures)
-    found["mean"].attrs = dict(array.attrs)
-    return found.assign_attrs(source.attrs)
 
 
 def _write(out: Path, name: str, result: xr.Dataset, tables: dict[str, xr.Dataset], figures: dict[str, go.Figure], sentence: str) -> Study:

@@ -232,6 +232,14 @@ def _stacked(measures: Mapping[str, xr.Dataset]) -> xr.Dataset:
     return xr.concat([each.drop_attrs() for each in measures.values()], dim=names)
 
 
+def mean_of(array: xr.DataArray, source: xr.Dataset) -> xr.Dataset:
+    """Mean, interval and n of `array` (sample, ...) over samples, resampled by picture, with the provenance of `source`."""
+    plain = array.drop_vars([name for name, coord in array.coords.items() if "sample" in coord.dims])
+    found = analysis.mean_interval(plain, xr.DataArray(source["image_id"].values.astype(object), dims="sample", name="image_id"))
+    found["mean"].attrs = dict(array.attrs)
+    return found.assign_attrs(source.attrs)
+
+
 def write_csv(part: xr.Dataset, path: Path) -> Path:
     """Intervals become two columns, lower and upper, so that the other numbers are not repeated."""
     flat = part.drop_vars([name for name, variable in part.data_vars.items() if "ci_bound" in variable.dims])

@@ -276,6 +276,16 @@ def test_a_strip_between_mixed_tiles_moves_nothing_and_is_all_that_is_exempt() -
     assert len(faults(replace(probed, mixed=np.zeros_like(probed.mixed)), claimed)) >= probed.mixed.sum()
 
 
+@pytest.mark.parametrize("family", ANYRES)
+def test_a_picture_so_wide_that_all_rows_of_tiles_are_padding(family: str) -> None:
+    """The whole of it is still shown, squashed; alone and beside another picture."""
+    probed, claimed = observe(silenced(family), (674, 31), probes=20)
+    assert len(claimed) == 16 and set(claimed.view) == {0} and not claimed.too_fine
+    assert faults(probed, claimed) == []
+    claimed = observe(silenced(family), (674, 31), (96, 66), probes=6)[1]
+    assert (claimed.image_index == 0).sum() == (16 if family == "llava_next" else 17)
+
+
 def test_a_class_token_stands_for_no_region() -> None:
     vlm = tiny_vlm("llava")
     vlm.hf_model.config.vision_feature_select_strategy = vlm.processor.vision_feature_select_strategy = "full"

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 import interp
-from interp.analysis import head_measures, head_taxonomy, layer_matched
+from interp.analysis import head_measures, head_taxonomy, layer_matched, random_heads
 from interp.analysis.heads import spatial_entropy
 from interp.capture.sinks import sinks
 from interp.errors import InterpError
@@ -138,6 +138,26 @@ def test_matched_heads_have_the_same_layers_and_no_member_of_the_set() -> None:
     assert not seen & {(0, 1), (0, 2), (3, 0), (3, 1)} and len(seen) > 8
     assert all(len({tuple(h) for h in draw.tolist()}) == 3 for draw in draws)
     np.testing.assert_array_equal(draws, layer_matched(chosen, 8, 50, avoid=np.array([[3, 1]])))
+
+
+def test_a_control_shares_no_more_heads_with_its_set_than_it_must() -> None:
+    crowded = np.array([[0, head] for head in range(5)])
+    for draw in layer_matched(crowded, 8, 30):
+        assert len({tuple(head) for head in draw.tolist()}) == 5
+        assert (draw[:, 1] < 5).sum() == 2, "three others are all there are"
+    for draw in layer_matched(crowded[:3], 8, 30, avoid=crowded[:4]):
+        assert set(draw[:, 1]) <= {4, 5, 6, 7} and 3 not in draw[:, 1]
+    for draw in layer_matched(crowded[:4], 8, 30, avoid=np.array([[0, 4]])):
+        assert sorted(draw[:, 1]) == [4, 5, 6, 7], "the avoided head rather than one of the set"
+    for n, shared in ((3, 0), (11, 0), (13, 2)):
+        draws = random_heads(n, 2, 8, 30, avoid=crowded)
+        assert draws.shape == (30, n, 2)
+        for draw in draws.tolist():
+            assert len({tuple(head) for head in draw}) == n
+            assert sum(layer == 0 and head < 5 for layer, head in draw) == shared
+    assert len({layer for layer, _ in random_heads(3, 2, 8, 30, avoid=crowded).reshape(-1, 2).tolist()}) == 2
+    with pytest.raises(InterpError, match="17 heads cannot be chosen of 2 x 8"):
+        random_heads(17, 2, 8, 1)
 
 
 def test_sinks_are_tokens_of_one_enormous_feature() -> None:

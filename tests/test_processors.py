@@ -191,6 +191,22 @@ def test_videos_among_the_pictures_are_refused() -> None:
         Sample("s", ["a/one.png", "a/Clip.MP4"], "what", "one")
 
 
+@pytest.mark.parametrize("images", [np.zeros((2, 20, 30, 3), np.uint8), [np.zeros((20, 30, 3), np.uint8)], None], ids=type)
+def test_what_is_no_picture_is_refused(images: Any) -> None:
+    """An array of a video's frames among it."""
+    with pytest.raises(SampleError, match=r"Sample 's': a picture is a \w+, which is not supported; give a PIL image or a path"):
+        Sample("s", images, "what", "one")
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_picture_that_the_processor_does_not_take_gets_one_sentence(name: str) -> None:
+    sample = Sample("s", Image.new("RGB", (600, 2)), "what", "one")
+    with pytest.raises(
+        SampleError, match=r"Sample 's': processor \w+ cannot prepare picture\(s\) of \[\(600, 2\)\] pixels \(absolute aspect"
+    ):
+        tiny(name).encode(sample)
+
+
 # ------------------------------------------------------------------------------------------------ settings of the pictures
 
 Case = tuple[str, dict[str, Any], tuple[int, int]]

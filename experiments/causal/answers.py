@@ -6,11 +6,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 import interp
-from experiments.causal.material import Material, cell, mean_of
+from experiments.causal.material import Material, cell
 from interp import circuits, plots
 from interp.analysis import fates, probe_layers
 from interp.benchmarks import load_benchmark
-from interp.findings import write_csv
+from interp.findings import mean_of, write_csv
 
 
 def there(material: Material, benchmark: str, n_train: int) -> tuple[dict[str, go.Figure], list[str]]:

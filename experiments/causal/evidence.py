@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 import xarray as xr
 
 import interp
-from experiments.causal.material import Material, cell, mean_of, write_rows
+from experiments.causal.material import Material, cell, write_rows
 from interp import plots
 from interp.analysis import compare, knockout_effect, rapt
-from interp.findings import write_csv
+from interp.findings import mean_of, write_csv
 from interp.interventions import Pair, arm_pairs, digit_pairs, evidence_map, highlight, highlight_pairs, knockout, patch, shift
 
 _PAIRS = 60
@@ -26,10 +26,14 @@ def knocked(material: Material, window: int) -> tuple[dict[str, go.Figure], list
     figures, sentences = {}, []
     for to, name in (("last", "knockout"), ("text", "knockout_text")):
         result = knockout(m.vlm, m.bench, block=("evidence", "control", "question"), to=to, window=window)
+        result.to_zarr(m.out / f"{name}.zarr", mode="w", consolidated=False)
         effect = knockout_effect(result)
         figures[name] = plots.knockout_curves(effect)
         write_csv(effect.drop_vars([v for v in effect.data_vars if effect[v].dtype.kind not in "fi"]), m.out / f"{name}.csv")
         excess = effect["excess"].sel(group="correct")
+        if excess.isnull().all():
+            sentences.append("**Knock-out**: no right answer has evidence and a control of its size.")
+            continue
         layer = int(excess["layer"].values[int(np.nanargmin(excess.values))])
         parts = []
         for group in ("correct", "wrong"):
@@ -54,6 +58,9 @@ def patched(material: Material) -> tuple[dict[str, go.Figure], list[str]]:
     tables: dict[str, xr.Dataset] = {}
     sentences: list[str] = []
     for kind, pairs in kinds.items():
+        if not pairs:
+            sentences.append(f"**Patching, {kind} pairs**: these samples make none.")
+            continue
         result = patch(m.vlm, pairs, min_difference=_LEAST[kind])
         known = int(np.isfinite(result["recovery"].sel(group="all").transpose("pair", "layer").values).any(axis=1).sum())
         if not known:
@@ -69,11 +76,13 @@ def patched(material: Material) -> tuple[dict[str, go.Figure], list[str]]:
             f"{at['evidence', early]} after layer {early} and {at['evidence', middle]} after layer {middle}; from the last token "
             f"{at['last', early]} and {at['last', middle]}."
         )
-    heads = patch(m.vlm, kinds["digit"], site="head", min_difference=_LEAST["digit"])
-    summary = mean_of(heads["recovery"].rename(pair="sample"), heads.rename(pair="sample"))
-    figures["patching_heads"] = plots.patching_map(summary.assign_attrs(**{**heads.attrs, "pairs": "digit pairs"}))
-    write_csv(cast(xr.Dataset, xr.concat(list(tables.values()), xr.IndexVariable("pairs", list(tables)))), m.out / "patching.csv")
-    write_csv(summary, m.out / "patching_heads.csv")
+    if kinds["digit"]:
+        heads = patch(m.vlm, kinds["digit"], site="head", min_difference=_LEAST["digit"])
+        summary = mean_of(heads["recovery"].rename(pair="sample"), heads.rename(pair="sample"))
+        figures["patching_heads"] = plots.patching_map(summary.assign_attrs(**{**heads.attrs, "pairs": "digit pairs"}))
+        write_csv(summary, m.out / "patching_heads.csv")
+    if tables:
+        write_csv(cast(xr.Dataset, xr.concat(list(tables.values()), xr.IndexVariable("pairs", list(tables)))), m.out / "patching.csv")
     return figures, sentences
 
 

@@ -10,10 +10,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import interp
-from experiments.causal.material import Material, mean_of, write_rows
+from experiments.causal.material import Material, write_rows
 from interp import circuits, plots
-from interp.analysis import compare, head_measures, head_taxonomy, layer_matched
-from interp.findings import write_csv
+from interp.analysis import compare, head_measures, head_taxonomy, holm, layer_matched, random_heads
+from interp.findings import mean_of, write_csv
 from interp.interventions import ablate_heads, head_sweep
 
 _DRAWS = 3
@@ -85,68 +85,87 @@ def best_heads(material: Material) -> NDArray[np.intp]:
     return np.stack(np.unravel_index(order, mean.shape), axis=1).astype(np.intp)
 
 
+def _controls(material: Material, grounding: NDArray[np.intp], k: int, most: int, n_draws: int) -> dict[str, NDArray[np.intp]]:
+    """Draws (draw, head, 2) of `k` heads besides the `most` best: of the same layers as the `k` best, and of any."""
+    m, avoid = material, grounding[:most]
+    return {
+        "layer-matched": layer_matched(grounding[:k], m.vlm.n_heads, n_draws, seed=k, avoid=avoid),
+        "random": random_heads(k, m.vlm.n_layers, m.vlm.n_heads, n_draws, seed=k, avoid=avoid),
+    }
+
+
+def _named(heads: NDArray[np.intp]) -> list[tuple[int, int]]:
+    return [(int(layer), int(head)) for layer, head in heads]
+
+
+def _tested(material: Material, one: NDArray[np.floating], other: NDArray[np.floating]) -> dict[str, float]:
+    """`one` less `other` (sample,), paired, and with its interval and test."""
+    coords = {"method": ["other", "one"], "image_id": ("sample", material.ds["image_id"].values.astype(object))}
+    paired = xr.Dataset({"score": (("method", "sample"), np.stack([other, one]).astype(float))}, coords=coords)
+    found = compare(paired, "other", "score").isel(method=0)
+    low, high = (float(bound) for bound in found["interval"].values)
+    means = {"mean": float(found["mean"]), "mean_against": float(found["mean_against"])}
+    spread = {"difference": float(found["difference"]), "lower": low, "upper": high}
+    return means | spread | {"p_permutation": float(found["p_permutation"]), "n": int(found["n"])}
+
+
 def ablations(material: Material, grounding: NDArray[np.intp], counts: tuple[int, ...] = (1, 2, 4, 8)) -> list[str]:
-    """The best grounding heads ablated, beside as many random ones of the same layers, paired on samples."""
-    m = material
-    rows, scores, names = [], [m.ds["exact_match"].values], ["none"]
-    logprobs = [m.ds["reference_logprob"].values]
+    """The best grounding heads ablated, beside as many others of the same layers, and of any, paired on samples."""
+    m, most = material, max(counts)
+    scores = {"exact match": "exact_match", "reference log-probability": "reference_logprob"}
+
+    def scored(heads: NDArray[np.intp]) -> NDArray[np.floating]:
+        with ablate_heads(m.vlm, _named(heads), _MODE, "generated", m.reference):
+            traced = interp.trace(m.vlm, m.bench, batch_size=m.batch_size, progress=False)
+        return np.stack([traced[name].values for name in scores.values()])
+
+    none = np.stack([m.ds[name].values for name in scores.values()])
+    rows: list[dict[str, float | str]] = []
     for k in counts:
-        chosen = grounding[:k]
-        random = layer_matched(chosen, m.vlm.n_heads, _DRAWS, seed=k, avoid=grounding[: max(counts)])
-        for label, heads in [(f"top {k}", chosen), *((f"random {k}, draw {i}", draw) for i, draw in enumerate(random))]:
-            with ablate_heads(m.vlm, [(int(a), int(b)) for a, b in heads], _MODE, "generated", m.reference):
-                traced = interp.trace(m.vlm, m.bench, batch_size=m.batch_size, progress=False)
-            names.append(label)
-            scores.append(traced["exact_match"].values)
-            logprobs.append(traced["reference_logprob"].values)
-    sentences = []
-    for score, table, digits in (("exact match", scores, 3), ("reference log-probability", logprobs, 2)):
-        for k in counts:
-            at = [i for i, name in enumerate(names) if name.startswith(f"random {k},")]
-            top, control, none = table[names.index(f"top {k}")], np.mean([table[i] for i in at], axis=0), table[0]
-            dims = {"method": ["none", "random", "top"], "image_id": ("sample", m.ds["image_id"].values.astype(object))}
-            paired = xr.Dataset({"score": (("method", "sample"), np.stack([none, control, top]).astype(float))}, coords=dims)
-            for against in ("none", "random"):
-                tested = compare(paired.sel({"method": [against, "top"]}), against, "score").isel(method=0)
-                low, high = tested["interval"].values
-                rows.append(
-                    {"score": score, "k": k, "against": against, "top": float(tested["mean"]), against: float(tested["mean_against"])}
-                    | {"difference": float(tested["difference"]), "lower": float(low), "upper": float(high)}
-                    | {"p_permutation": float(tested["p_permutation"]), "n": int(tested["n"]), "draws": _DRAWS}
-                )
-                if k == max(counts) and against == "random":
-                    said = f"{float(tested['difference']):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-                    sentences.append(f"{score} {said}, p = {float(tested['p_permutation']):.3f}")
+        top, best = scored(grounding[:k]), set(_named(grounding[:k]))
+        others, shared = {"none": none}, {"none": 0.0}
+        for name, draws in _controls(m, grounding, k, most, _DRAWS).items():
+            others[name] = np.mean([scored(draw) for draw in draws], axis=0)
+            shared[name] = float(np.mean([len(best & set(_named(draw))) for draw in draws]))
+        for against, table in others.items():
+            for score, one, other in zip(scores, top, table, strict=True):
+                row = {"score": score, "k": k, "against": against, "shared_heads": shared[against]}
+                rows.append(row | _tested(m, one, other) | {"draws": _DRAWS if against != "none" else 0})
+    for score in scores:  # of one score, every k against everything
+        mine = [row for row in rows if row["score"] == score]
+        for row, p in zip(mine, holm([float(row["p_permutation"]) for row in mine]), strict=True):
+            row["p_holm"] = float(p)
     write_rows(rows, m.out / "ablation.csv")
+    said = []
+    for row in rows:
+        if row["k"] == most and row["against"] != "none":
+            digits = 3 if row["score"] == "exact match" else 2
+            values = [f"{float(row[name]):.{digits}f}" for name in ("difference", "lower", "upper")]
+            heads = f"{row['against']} heads ({float(row['shared_heads']):.0f} of them among the best for want of others)"
+            said.append(f"{row['score']}, less {heads}: {values[0]} [{values[1]}, {values[2]}], p = {float(row['p_permutation']):.3f}")
     return [
-        f"**Ablating the {max(counts)} best grounding heads** (chosen on `profile`, replaced by their means) less as many random heads of "
-        f"the same layers ({_DRAWS} draws): {'; '.join(sentences)}. All k in ablation.csv."
+        f"**Ablating the {most} best grounding heads** (chosen on `profile`, replaced by their means) less as many others "
+        f"({_DRAWS} draws): {'; '.join(said)}. All k, with p-values corrected for their number, in ablation.csv."
     ]
 
 
 def masking(material: Material, grounding: NDArray[np.intp], k: int = 8) -> list[str]:
     """Is VEA's gain lost without the grounding heads? Answers under ablation, by the plain model's own map."""
     m = material
-    random = layer_matched(grounding[:k], m.vlm.n_heads, 1, seed=k, avoid=grounding[:k])[0]
-    rows, gains = [], []
-    for label, heads in (("none", grounding[:0]), (f"top {k}", grounding[:k]), (f"random {k}", random)):
-        with ablate_heads(m.vlm, [(int(a), int(b)) for a, b in heads], _MODE, "generated", m.reference):
+    sets = {"none": grounding[:0], f"top {k}": grounding[:k]}
+    sets |= {f"{name} {k}": draws[0] for name, draws in _controls(m, grounding, k, k, 1).items()}
+    rows, said, gains = [], [], {}
+    for label, heads in sets.items():
+        with ablate_heads(m.vlm, _named(heads), _MODE, "generated", m.reference):
             answers = interp.evaluate(
                 m.vlm, m.bench, ["base", "inst", "vea"], m.profile, batch_size=m.batch_size, attribution=m.ds, progress=False
             )
-        tested = compare(answers.sel({"method": ["inst", "vea"]}), "inst").isel(method=0)
-        low, high = tested["interval"].values
-        means = answers["exact_match"].mean("sample")
-        rows.append(
-            {"ablated": label, **{str(name): float(means.sel({"method": name})) for name in ("base", "inst", "vea")}}
-            | {
-                "vea less inst": float(tested["difference"]),
-                "lower": float(low),
-                "upper": float(high),
-                "p_permutation": float(tested["p_permutation"]),
-            }
-            | {"n": int(tested["n"])}
-        )
-        gains.append(f"{label}: {float(tested['difference']):.3f} [{low:.3f}, {high:.3f}]")
+        score = {str(name): answers["exact_match"].sel({"method": name}).values for name in answers["method"].values}
+        gains[label] = score["vea"] - score["inst"]
+        gain, change = _tested(m, score["vea"], score["inst"]), _tested(m, gains[label], gains["none"])
+        row = {"ablated": label, **{name: float(values.mean()) for name, values in score.items()}, "vea less inst": gain["difference"]}
+        row |= {name: gain[name] for name in ("lower", "upper", "p_permutation", "n")}
+        rows.append(row | {f"gain less none's, {name}": change[name] for name in ("difference", "lower", "upper", "p_permutation")})
+        said.append(f"{label}: {gain['difference']:.3f} [{gain['lower']:.3f}, {gain['upper']:.3f}]")
     write_rows(rows, m.out / "masking.csv")
-    return [f"**Ablation beside masking.** VEA less inst, exact match, with heads ablated: {'; '.join(gains)}."]
+    return [f"**Ablation beside masking.** VEA less inst, exact match, with heads ablated: {'; '.join(said)}."]

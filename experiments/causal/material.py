@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 import interp
-from interp.analysis import Profile, mean_interval
+from interp.analysis import Profile
 from interp.interventions import HeadReference, head_reference
 
 
@@ -44,15 +44,6 @@ def prepare(model: str, benchmark: str, limit: int, n_reference: int, batch_size
     ds = interp.trace(vlm, bench, batch_size=batch_size, store=out / "test.zarr").load()
     reference = head_reference(vlm, fitted[:n_reference], name=f"{benchmark} profile, first {n_reference}")
     return Material(vlm, bench, ds, profile, reference, batch_size, out)
-
-
-def mean_of(array: xr.DataArray, source: xr.Dataset) -> xr.Dataset:
-    """Mean, interval and n over samples, with the provenance of `source`."""
-    pictures = xr.DataArray(source["image_id"].values.astype(object), dims="sample", name="image_id")
-    plain = array.drop_vars([name for name, coord in array.coords.items() if "sample" in coord.dims])
-    found = mean_interval(plain, pictures)
-    found["mean"].attrs = dict(array.attrs)
-    return found.assign_attrs(source.attrs)
 
 
 def cell(one: xr.Dataset, digits: int = 2) -> str:

@@ -7,7 +7,7 @@ from interp.analysis.depth import probe_layers
 from interp.analysis.disconnect import disconnect
 from interp.analysis.fates import fates
 from interp.analysis.grounding import auprc, evidence_ratio, grounding, ndcg, pointing
-from interp.analysis.heads import head_measures, head_taxonomy, layer_matched
+from interp.analysis.heads import head_measures, head_taxonomy, layer_matched, random_heads
 from interp.analysis.knockout_effect import knockout_effect
 from interp.analysis.mass import segment_mass
 from interp.analysis.paired import compare, holm, mcnemar
@@ -45,6 +45,7 @@ __all__ = [
     "probe_layers",
     "profile_layers",
     "profiled_map",
+    "random_heads",
     "rapt",
     "readable",
     "seen",

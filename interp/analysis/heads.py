@@ -180,20 +180,45 @@ def layer_matched(
 
     Returns
     -------
-    (n_draws, head, 2). None of a draw is in `heads` or in `avoid` (k, 2), unless the layer has no others.
+    (n_draws, head, 2). Of a draw only as many are in `avoid` (k, 2), and then in `heads`, as the layer lacks others.
     """
     rng = np.random.default_rng(seed)
     chosen = np.asarray(heads, dtype=np.intp).reshape(-1, 2)
-    kept_off = chosen if avoid is None else np.concatenate([chosen, np.asarray(avoid, dtype=np.intp).reshape(-1, 2)])
+    avoided = chosen[:0] if avoid is None else np.asarray(avoid, dtype=np.intp).reshape(-1, 2)
     draws = np.empty((n_draws, len(chosen), 2), dtype=np.intp)
     for draw in draws:
         draw[:, 0] = chosen[:, 0]
         for layer in np.unique(chosen[:, 0]):
             places = np.flatnonzero(chosen[:, 0] == layer)
-            free = np.setdiff1d(np.arange(n_heads), kept_off[kept_off[:, 0] == layer, 1])
-            pool = free if len(free) >= len(places) else np.arange(n_heads)
-            draw[places, 1] = rng.choice(pool, len(places), replace=False)
+            rank = np.zeros(n_heads)  # whom to take first
+            rank[avoided[avoided[:, 0] == layer, 1]] = 1
+            rank[chosen[places, 1]] = 2
+            draw[places, 1] = np.argsort(rank + 0.5 * rng.random(n_heads))[: len(places)]
     return draws
+
+
+def random_heads(
+    n_chosen: int, n_layers: int, n_heads: int, n_draws: int, seed: int = 0, avoid: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """Random heads of any layer: the control that does not keep to the layers of a set, beside `layer_matched`.
+
+    Returns
+    -------
+    (n_draws, n_chosen, 2) of (layer, head). Of a draw only as many are in `avoid` (k, 2) as the model lacks others.
+
+    Raises
+    ------
+    InterpError
+        The model has fewer heads than are to be chosen.
+    """
+    if not 0 <= n_chosen <= n_layers * n_heads:
+        raise InterpError(f"{n_chosen} heads cannot be chosen of {n_layers} x {n_heads}; ask for fewer.")
+    rng = np.random.default_rng(seed)
+    kept_off = np.empty((0, 2), np.intp) if avoid is None else np.asarray(avoid, dtype=np.intp).reshape(-1, 2)
+    free = np.setdiff1d(np.arange(n_layers * n_heads), kept_off[:, 0] * n_heads + kept_off[:, 1])
+    others = np.setdiff1d(np.arange(n_layers * n_heads), free)
+    draws = [np.concatenate([rng.permutation(free), rng.permutation(others)])[:n_chosen] for _ in range(n_draws)]
+    return np.stack(np.divmod(np.stack(draws), n_heads), axis=-1)
 
 
 def _sunk(ds: xr.Dataset, sinks: xr.DataArray) -> NDArray[np.bool_]:
@@ -267,12 +292,22 @@ def _means(sums: _Floats, counts: _Floats) -> _Floats:
 
 def _correlations(means: _Floats) -> _Floats:
     """Spearman's rank correlations (measure, measure) of means (measure, head), each pair over the heads that have both."""
+    known = np.isfinite(means)
     found = np.full((len(means), len(means)), np.nan)
-    for a, b in zip(*np.triu_indices(len(means)), strict=True):
-        both = np.isfinite(means[a]) & np.isfinite(means[b])
+    # most measures are defined for the same heads, and are then ranked once for all pairs
+    kinds, kind = np.unique(known, axis=0, return_inverse=True)
+    for one, other in zip(*np.triu_indices(len(kinds)), strict=True):
+        both = kinds[one] & kinds[other]
+        members = np.flatnonzero((kind == one) | (kind == other))
         if both.sum() < 3:
             continue
-        one, two = rankdata(means[a, both]), rankdata(means[b, both])
-        if np.ptp(one) > 0 and np.ptp(two) > 0:
-            found[a, b] = found[b, a] = np.corrcoef(one, two)[0, 1]
+        ranks = rankdata(means[np.ix_(members, both)], axis=1)
+        ranks -= ranks.mean(1, keepdims=True)
+        size = np.sqrt((ranks**2).sum(1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            table = np.where(size[:, None] * size > 0, ranks @ ranks.T / (size[:, None] * size), np.nan)
+        mine = kind[members]
+        wanted = ((mine[:, None] == one) & (mine == other)) | ((mine[:, None] == other) & (mine == one))
+        a, b = np.nonzero(wanted)
+        found[members[a], members[b]] = table[a, b]
     return found

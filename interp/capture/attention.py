@@ -119,20 +119,29 @@ register()
 
 
 @contextmanager
-def serving_rows(model: Any) -> Iterator[None]:
-    """Switch the text decoder to `IMPLEMENTATION`, and back at the end. The vision tower keeps its own attention."""
-    register()  # again: with its mask forgotten since, a model whose picture tokens see each other would silently lose that
+def switched(model: Any, implementation: str) -> Iterator[None]:
+    """Switch the text decoder to an attention implementation, and back at the end. The vision tower keeps its own."""
     before = model.config.get_text_config()._attn_implementation
-    if before == IMPLEMENTATION:
+    if before == implementation:
         yield
         return
-    model.set_attn_implementation({"text_config": IMPLEMENTATION})
-    _SDPA.addFilter(_is_news)
+    model.set_attn_implementation({"text_config": implementation})
     try:
         yield
     finally:
-        _SDPA.removeFilter(_is_news)
         model.set_attn_implementation({"text_config": before})
+
+
+@contextmanager
+def serving_rows(model: Any) -> Iterator[None]:
+    """Switch the text decoder to `IMPLEMENTATION`, and back at the end."""
+    register()  # again: with its mask forgotten since, a model whose picture tokens see each other would silently lose that
+    _SDPA.addFilter(_is_news)
+    try:
+        with switched(model, IMPLEMENTATION):
+            yield
+    finally:
+        _SDPA.removeFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -82,40 +82,49 @@ def token_features(
     for start in track(starts, len(starts), "reading features", progress):
         batch = [bench[k] for k in range(start, min(start + batch_size, len(bench)))]
         encodings = [vlm.encode(sample) for sample in batch]
-        states = _states(vlm, encodings, layers)
-        for sample, encoding, vectors in zip(batch, encodings, states, strict=True):
-            marked = sample.regions[:max_regions]
+        marked = [sample.regions[:max_regions] for sample in batch]
+        weights = [_weights(encoding, each) for encoding, each in zip(encodings, marked, strict=True)]
+        for sample, each, vectors in zip(batch, marked, _means(vlm, encodings, weights, layers), strict=True):
             asked.append((sample.id, sample.image_id, sample.dataset, sample.split))
-            regions.append(marked)
-            means.append(_means(vectors[-len(encoding) :], encoding, marked))
+            regions.append(each)
+            means.append(vectors[: len(each)])
             lasts.append(vectors[-1])
     found = _assemble(vlm, asked, regions, np.concatenate(means), np.array(lasts))
     return found if layers else found.isel(layer=0, drop=True).drop_vars("last")
 
 
-def _states(vlm: VLM, encodings: Sequence[Encoding], layers: bool) -> NDArray[np.float32]:
-    """What enters each decoder layer, and the final norm, (batch, step, layer, feature), of a left-padded batch; or the first alone."""
+def _means(vlm: VLM, encodings: Sequence[Encoding], weights: Sequence[NDArray[np.float32]], layers: bool) -> list[NDArray[np.float32]]:
+    """Per prompt (row of its weights, layer, feature): means of what enters each decoder layer, and the final norm; or the first alone.
+
+    They are formed in the model's pass: all tokens at all layers of a few prompts of a large model would be tens of gigabytes.
+    """
     run = Run.start(vlm.hf_model, vlm.batch(encodings), use_cache=False)
+    longest, most = max(map(len, encodings)), max(map(len, weights))
+    table = np.zeros((len(encodings), most, longest), dtype=np.float32)
+    for row, each in zip(table, weights, strict=True):
+        row[: len(each), longest - each.shape[1] :] = each  # prompts are padded on the left
+    mixing = torch.as_tensor(table, device=vlm.device)
     decoder = vlm.wrapper.model.language_model.layers
     states: list[Any] = []
     with torch.no_grad(), vlm.wrapper.trace(**run.prefill_inputs(), logits_to_keep=1) as tracer:
         for layer in decoder if layers else decoder[:1]:
-            states.append(layer.input.clone().save())
+            states.append((mixing @ layer.input.float()).save())
         if layers:
-            states.append(decoder[-1].output.clone().save())
+            states.append((mixing @ decoder[-1].output.float()).save())
         tracer.stop()
-    return np.stack([state.float().cpu().numpy() for state in states], axis=2)
+    found = np.stack([state.cpu().numpy() for state in states], axis=2)
+    return [np.where(each.any(1)[:, None, None], vectors[: len(each)], np.nan) for each, vectors in zip(weights, found, strict=True)]
 
 
-def _means(vectors: NDArray[np.float32], encoding: Encoding, regions: Sequence[Region]) -> NDArray[np.float32]:
-    """(region, layer, feature) from (token, layer, feature)."""
-    means = np.full((len(regions), *vectors.shape[1:]), np.nan, dtype=np.float32)
-    for k, region in enumerate(regions):
+def _weights(encoding: Encoding, regions: Sequence[Region]) -> NDArray[np.float32]:
+    """(region + 1, token) how a region's mean is formed, 0 where no token shows it; and the last token by itself."""
+    weights = np.zeros((len(regions) + 1, len(encoding)), dtype=np.float32)
+    weights[-1, -1] = 1
+    for row, region in zip(weights, regions, strict=False):
         tokens = np.flatnonzero(encoding.image_index == region.image_index)
-        weights = np.nan_to_num(coverage(encoding.token_boxes[tokens], [region.box], encoding.images[region.image_index].size))
-        if weights.sum() > 0:
-            means[k] = np.einsum("t,tlf->lf", weights, vectors[tokens]) / weights.sum()
-    return means
+        shares = np.nan_to_num(coverage(encoding.token_boxes[tokens], [region.box], encoding.images[region.image_index].size))
+        row[tokens] = shares / (shares.sum() or 1)
+    return weights
 
 
 def _assemble(

@@ -6,8 +6,7 @@ travels as an argument of the forward pass, so there is no global state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +14,8 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from interp.capture.attention import switched
 
 IMPLEMENTATION = "interp_branches"
 
@@ -196,12 +197,6 @@ def register() -> None:
 register()
 
 
-@contextmanager
-def branching(model: Any) -> Iterator[None]:
+def branching(model: Any) -> AbstractContextManager[None]:
     """Switch the text decoder to `IMPLEMENTATION`, and back at the end. The vision tower keeps its own attention."""
-    before = model.config.get_text_config()._attn_implementation
-    model.set_attn_implementation({"text_config": IMPLEMENTATION})
-    try:
-        yield
-    finally:
-        model.set_attn_implementation({"text_config": before})
+    return switched(model, IMPLEMENTATION)

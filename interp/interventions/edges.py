@@ -8,7 +8,7 @@ and values of the earlier ones. Many runs share one pass over the layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from interp.capture.attention import switched
 from interp.decoding import Run
 from interp.errors import CaptureError
 from interp.vlm import VLM
@@ -77,15 +78,9 @@ ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, edges_attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, explicit_mask)
 
 
-@contextmanager
-def serving_edges(model: Any) -> Iterator[None]:
+def serving_edges(model: Any) -> AbstractContextManager[None]:
     """Switch the text decoder to `IMPLEMENTATION`, and back at the end. The vision tower keeps its own attention."""
-    before = model.config.get_text_config()._attn_implementation
-    model.set_attn_implementation({"text_config": IMPLEMENTATION})
-    try:
-        yield
-    finally:
-        model.set_attn_implementation({"text_config": before})
+    return switched(model, IMPLEMENTATION)
 
 
 class Edges:
