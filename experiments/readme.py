@@ -1,8 +1,9 @@
 """Regenerates what README.md shows: the demo's printed tables and pictures, the organism's figures, tested models, measured costs.
 
-    python -m experiments.readme
+    python -m experiments.readme [--no-demo]
 
-Rewrites the marked blocks of README.md and writes, from the figures of the demo (needs Chrome or Chromium),
+With --no-demo the demo is not run, and what README.md shows of it stays. Rewrites the marked blocks of README.md and writes, from the
+figures of the demo (needs Chrome or Chromium),
     experiments/readme/layer_maps.png         attention on one picture, layer by layer
     experiments/readme/disconnect_table.png   seen, readable, correct
     experiments/readme/methods.png            methods with intervals and paired differences
@@ -23,6 +24,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import cyclopts
 import torch
 
 import interp
@@ -35,15 +37,10 @@ RESULTS = ROOT / "experiments" / "performance" / "results"
 COSTS = {"performance": "capture.md", "head-sweep": "head_sweep.md", "grounding": "grounding.md", "memory": "analysis_memory.md"}
 
 
-def main() -> None:
-    """Rewrite the blocks and the picture."""
-    with tempfile.TemporaryDirectory() as folder:
-        printed = _demo(Path(folder))
-        PICTURES.mkdir(exist_ok=True)
-        for name in SHOWN:
-            shutil.copyfile(Path(folder) / f"{name}.png", PICTURES / f"{name}.png")
-    blocks = {
-        "demo": "```\n" + printed + "\n```",
+def main(*, demo: bool = True) -> None:
+    """Rewrite the blocks and the pictures; the demo's only where `demo`."""
+    blocks = {"demo": _drawn()} if demo else {}
+    blocks |= {
         "tested-models": tested_models(),
         "organism": organism_table(json.loads((files("interp.organisms") / "llava" / "card.json").read_text(encoding="utf-8"))),
     }
@@ -56,6 +53,16 @@ def main() -> None:
         if found != 1:
             raise SystemExit(f"README.md has {found} blocks {name!r}; it must have one.")
     (ROOT / "README.md").write_text(page, encoding="utf-8")
+
+
+def _drawn() -> str:
+    """Runs the demo and keeps its pictures; what it printed, as Markdown."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed = _demo(Path(folder))
+        PICTURES.mkdir(exist_ok=True)
+        for name in SHOWN:
+            shutil.copyfile(Path(folder) / f"{name}.png", PICTURES / f"{name}.png")
+    return "```\n" + printed + "\n```"
 
 
 def _bullets(summary: str) -> str:
@@ -121,4 +128,4 @@ def _at(tree: dict[str, Any], *path: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    cyclopts.run(main)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +56,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
+def table_of(path: Path) -> Any:
+    """A CSV file as a data frame, whose columns no type checker knows."""
+    return pd.read_csv(path)
+
+
 def stored(out: Path, name: str) -> xr.Dataset:
     return xr.open_zarr(out / f"{name}.zarr", consolidated=False).load()
 
@@ -77,7 +82,7 @@ def test_sweep_writes_the_mean_over_samples_of_what_it_stored(run: Callable[...,
     out = tmp_path / "sweep"
     done = run("sweep", *ASKED, "--reference-limit", "4", "--out", str(out))
     agrees(done, out, "sweep.zarr", "heads.csv", "head_effects.html")
-    result, table = stored(out, "sweep"), pd.read_csv(out / "heads.csv").set_index(["layer", "head"])
+    result, table = stored(out, "sweep"), table_of(out / "heads.csv").set_index(["layer", "head"])
     assert dict(result["delta_logprob"].sizes) == {"sample": 3, "layer": 8, "head": 8}
     assert result.attrs["mode"] == "mean" and result.attrs["positions"] == "generated"
     assert result.attrs["reference"] == "digits profile" and len(table) == 64
@@ -88,51 +93,46 @@ def test_sweep_writes_the_mean_over_samples_of_what_it_stored(run: Callable[...,
     assert f"{table['delta_logprob_mean'].min():.3f}" in done.said and f"L{layer}H{head}" in done.said
 
 
-def test_sweep_restarts_in_parts_and_needs_no_donor_everywhere_for_means(run: Callable[..., Done], tmp_path: Path) -> None:
-    tables = []
-    for size in ("3", "64"):
-        out = tmp_path / size
-        agrees(run("sweep", *ASKED[:-1], "1", "--mode", "zero", "--positions", "all", "--batch-size", size, "--out", str(out)),
-               out, "sweep.zarr", "heads.csv", "head_effects.html")  # fmt: skip
-        tables.append(pd.read_csv(out / "heads.csv")["delta_logprob_mean"])
-    np.testing.assert_allclose(tables[0], tables[1], atol=1e-4)
-
-
 @pytest.mark.parametrize(("mode", "kept"), [("mean", "last"), ("resample", "all")])
 def test_only_donors_are_kept_at_every_position(mode: Any, kept: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A set of a hundred prompts of a large model, whole, is tens of gigabytes; a mean needs none of it."""
     from interp import causal
-    from interp.interventions import head_reference
+    from interp.interventions import head_reference, head_sweep
     from interp.settings import SweepSettings
     from interp.testing import samples
 
-    asked: list[str] = []
+    asked: list[Any] = []
 
-    def watched(*args: Any, positions: Any, **kwargs: Any) -> Any:
+    def referring(*args: Any, positions: Any, **kwargs: Any) -> Any:
         asked.append(positions)
         return head_reference(*args, positions=positions, **kwargs)
 
-    monkeypatch.setattr(causal, "head_reference", watched)
+    def sweeping(*args: Any, chunk: Any, **kwargs: Any) -> Any:
+        asked.append(chunk)
+        return head_sweep(*args, chunk=chunk, **kwargs)
+
+    monkeypatch.setattr(causal, "head_reference", referring)
+    monkeypatch.setattr(causal, "head_sweep", sweeping)
     monkeypatch.setattr(files, "BROWSERS", ())
-    how = SweepSettings(model="tiny", benchmark="none", out=tmp_path, mode=mode, positions="all", max_new_tokens=1)
+    how = SweepSettings(model="tiny", benchmark="none", out=tmp_path, mode=mode, positions="all", max_new_tokens=1, batch_size=5)
     found = causal.run_sweep(tiny_vlm(), samples(1), how, samples(3, seed=4))
-    assert asked == [kept] and "1 samples, 16 heads" in found.sentence
+    assert asked == [kept, 5] and "1 samples, 16 heads" in found.sentence
 
 
 def test_knockout_compares_evidence_with_its_control(run: Callable[..., Done], tmp_path: Path) -> None:
     out = tmp_path / "knockout"
     done = run("knockout", *ASKED, "--window", "3", "--to", "text", "--out", str(out))
     agrees(done, out, "knockout.zarr", "knockout.csv", "knockout.html")
-    result, table = stored(out, "knockout"), pd.read_csv(out / "knockout.csv")
+    result, table = stored(out, "knockout"), table_of(out / "knockout.csv")
     assert [str(name) for name in result["block"].values] == ["evidence", "control", "question"]
-    assert (result["n_blocked"].isel(block=0) == result["n_blocked"].isel(block=1)).all()
+    np.testing.assert_array_equal(result["n_blocked"].isel(block=0), result["n_blocked"].isel(block=1))
     right = result["exact_match"].values == 1
     for layer in (0, 5):
-        mean = result["delta_logprob"].isel(block=0, layer=layer).values[right].mean()
-        row = table[(table["group"] == "correct") & (table["block"] == "evidence") & (table["layer"] == layer)]
-        assert row["mean"].item() == pytest.approx(mean)
+        mean = np.nanmean(result["delta_logprob"].isel(block=0, layer=layer).values[right])
+        row = table.query(f"group == 'correct' and block == 'evidence' and layer == {layer}")
+        assert row["mean"].tolist() == pytest.approx([mean])
     least = result["delta_logprob"].isel(block=0).mean("sample")
-    assert f"evidence {float(least.min()):.3f} nats at layer {int(least.argmin())}" in done.said
+    assert f"evidence {float(least.min()):.3f} nats at layer {np.argmin(least.values)}" in done.said
     assert "Window: 3 layers" in (out / "knockout.html").read_text()
 
 
@@ -140,14 +140,14 @@ def test_knockout_of_one_block_has_a_table_of_it(run: Callable[..., Done], tmp_p
     out = tmp_path / "question"
     done = run("knockout", *ASKED[:-1], "1", "--block", "question", "--out", str(out))
     agrees(done, out, "knockout.zarr", "knockout.csv")
-    assert pd.read_csv(out / "knockout.csv")["block"].tolist() == ["question"] * 8
+    assert table_of(out / "knockout.csv")["block"].tolist() == ["question"] * 8
 
 
 def test_patch_recovers_the_digit(run: Callable[..., Done], tmp_path: Path) -> None:
     out = tmp_path / "patch"
     done = run("patch", *ASKED, "--batch-size", "7", "--out", str(out))
     agrees(done, out, "patching.zarr", "patching.csv", "patching.html")
-    result, table = stored(out, "patching"), pd.read_csv(out / "patching.csv").set_index(["group", "layer"])
+    result, table = stored(out, "patching"), table_of(out / "patching.csv").set_index(["group", "layer"])
     known = int(result["recovery"].notnull().any(["layer", "group"]).sum())
     assert f"{known} of {result.sizes['pair']} pairs" in done.said and known > 0
     # all of the stream after any layer is all there is, and the last layer's answer is in the last position
@@ -160,7 +160,7 @@ def test_another_seed_draws_other_digits_and_pairs_that_do_not_differ_make_no_fi
     wanted = []
     for seed in ("0", "1"):
         out = tmp_path / seed
-        done = run("patch", *ASKED, "--site", "head", "--seed", seed, "--min-difference", "1000", "--out", str(out))
+        done = run("patch", *ASKED[:-1], "2", "--site", "head", "--seed", seed, "--min-difference", "1000", "--out", str(out))
         agrees(done, out, "patching.zarr", "patching.csv")
         assert "0 of" in done.said
         wanted.append(stored(out, "patching")["corrupted_answer"].values.tolist())
@@ -216,24 +216,19 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         patch.setattr(interp, "load_benchmark", capped)
         patch.setattr(files, "BROWSERS", ())
-        patch.setattr(evidence, "_PAIRS", 2)
+        patch.setattr(evidence, "_PAIRS", 1)
         patch.setattr(heads, "_DRAWS", 1)
         patch.setattr(heads.ablations, "__defaults__", ((1, 6),))
-        study(limit=6, n_reference=4, n_train=60, batch_size=6, out=out)
+        study(limit=6, n_reference=3, n_train=30, batch_size=6, out=out)
     return out
 
 
 def test_the_study_writes_what_it_promises(studied: Path) -> None:
-    promised = [line.split("  ")[0].strip() for line in str(package.__doc__).splitlines() if line.startswith("    ")]
-    names = [name.strip() for line in promised[1:] for name in line.split(",")]
-    assert len(names) > 10
+    names = re.findall(r"[\w*]+\.(?:csv|md|zarr|\*)", str(package.__doc__))
+    assert len(names) > 15
     for name in names:
         assert list(studied.glob(name)), name
-    undocumented = [
-        path.name
-        for path in studied.iterdir()
-        if path.name != "plotly.min.js" and not any(path.match(name) for name in [*names, "correlations.csv"])
-    ]
+    undocumented = [path.name for path in studied.iterdir() if path.name != "plotly.min.js" and not any(path.match(name) for name in names)]
     assert not undocumented
 
 
@@ -242,24 +237,25 @@ def test_the_summary_says_what_the_tables_do(studied: Path) -> None:
     traced = interp.open_trace(studied / "test.zarr").load()
     wrong = int(((traced["exact_match"] == 0) & (traced["visibility"] != "none")).sum())
     assert f"n = 6, {wrong} wrong answers" in summary
-    for heading in ("Single heads", "Do the heads that look right matter?", "Ablating the 6 best", "Ablation beside masking", "Knock-out",
-                    "Patching, digit pairs", "Does VEA change the model", "Where the answer can be read", "Wrong answers by class"):  # fmt: skip
-        assert f"**{heading}" in summary
-    effects = pd.read_csv(studied / "taxonomy.csv").set_index(["layer", "head"])["delta_logprob"]
+    said = ["Single heads", "Do the heads that look right matter?", "Ablating the 6 best", "Ablation beside masking", "Knock-out"]
+    said += ["Patching, digit pairs", "Does VEA change the model", "Where the answer can be read", "Wrong answers by class"]
+    assert all(f"**{heading}" in summary for heading in said)
+    effects = table_of(studied / "taxonomy.csv").set_index(["layer", "head"])["delta_logprob"]
     layer, head = effects.idxmin()
     assert f"The largest loss is {effects.min():.2f} nats, L{layer}H{head}" in summary
 
 
 def test_ablations_stand_beside_both_controls(studied: Path) -> None:
-    table = pd.read_csv(studied / "ablation.csv")
+    table = table_of(studied / "ablation.csv")
     assert set(table["against"]) == {"none", "layer-matched", "random"} and set(table["k"]) == {1, 6}
+    assert (table.query("against == 'random'")["shared_heads"] == 0).all()
     assert (table["p_holm"] >= table["p_permutation"]).all()
     np.testing.assert_allclose(table["difference"], table["mean"] - table["mean_against"], atol=1e-12)
     traced = interp.open_trace(studied / "test.zarr")
     for score, name in (("exact match", "exact_match"), ("reference log-probability", "reference_logprob")):
         against = table[(table["score"] == score) & (table["against"] == "none")]["mean_against"]
         np.testing.assert_allclose(against, float(traced[name].mean()))
-    masked = pd.read_csv(studied / "masking.csv")
+    masked = table_of(studied / "masking.csv")
     assert masked["ablated"].tolist() == ["none", "top 8", "layer-matched 8", "random 8"]
     np.testing.assert_allclose(masked["vea less inst"], masked["vea"] - masked["inst"], atol=1e-12)
     np.testing.assert_allclose(
@@ -273,4 +269,4 @@ def test_best_heads_are_those_of_the_profile_split(studied: Path) -> None:
     known: Any = {"vlm": None, "bench": (), "ds": None, "profile": None, "reference": None}
     layer, head = heads.best_heads(Material(**known, batch_size=1, out=studied))[0]
     assert float(mean.sel(layer=layer, head=head)) == float(mean.max())
-    assert json.loads(json.dumps(fitted.attrs["split"])) == "profile"
+    assert fitted.attrs["split"] == "profile"

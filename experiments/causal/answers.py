@@ -45,6 +45,8 @@ def there(material: Material, benchmark: str, n_train: int) -> tuple[dict[str, g
         f"reference's token comes first after the last layer in {cell(ranks.isel(layer=-1))} and after the middle one in "
         f"{cell(ranks.isel(layer=m.vlm.n_layers // 2 - 1))} of the samples."
     ]
+    if not nulls:
+        sentences.append("**Wrong answers by class**: there is none that has a class.")
     for null in nulls:
         whole = result.sel(null=null, group="all")
         parts = []

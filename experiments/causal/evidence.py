@@ -42,7 +42,8 @@ def knocked(material: Material, window: int) -> tuple[dict[str, go.Figure], list
             parts.append(f"{group} {float(at['excess']):.2f} [{low:.2f}, {high:.2f}]")
         whom = "the answer's own tokens" if to == "last" else "all text"
         sentences.append(
-            f"**Knock-out, evidence hidden from {whom}** (window of {window}, centred at layer {layer}, where right answers lose most): "
+            f"**Knock-out, evidence hidden from {whom}** (window of {window}, centred at layer {layer}, where right answers lose most; "
+            f"chosen on these samples, so rather too large): "
             f"log-probability of the reference beyond the size-matched control, nats: {', '.join(parts)}."
         )
     return figures, sentences

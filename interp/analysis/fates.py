@@ -68,7 +68,8 @@ def fates(
     xr.Dataset
         `fate_index` (null, sample), an index into `FATES`, -1 where the answer is right or a step is undefined; `share` and `interval`
         (ci_bound) over (null, group, fate), shares of the wrong answers that have a class; `count`, and `n` (null, group);
-        `undefined` (null, reason), wrong answers without a class by the first reason. Group ``all`` comes first, then the values of `by`.
+        `undefined` (null, reason), wrong answers without a class by the first reason. Group ``all`` comes first, then the values of `by`
+        (``none`` where it is empty).
         `expected` (null, group, step): how often a step would be passed by chance on the same samples: seen, the rule's false-positive
         rate; readable and carried, the probe's control on distractors.
 
@@ -94,7 +95,7 @@ def fates(
     if by is not None:
         labels = ds[by].values.astype(object)
         for value in sorted({str(label) for label in labels}):
-            groups.append(value)
+            groups.append(value or "none")
             member.append(np.array([str(label) == value for label in labels]))
 
     classes, reasons, shares, intervals, counts, expected = [], [], [], [], [], []

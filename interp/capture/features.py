@@ -113,7 +113,7 @@ def _means(vlm: VLM, encodings: Sequence[Encoding], weights: Sequence[NDArray[np
             states.append((mixing @ decoder[-1].output.float()).save())
         tracer.stop()
     found = np.stack([state.cpu().numpy() for state in states], axis=2)
-    return [np.where(each.any(1)[:, None, None], vectors[: len(each)], np.nan) for each, vectors in zip(weights, found, strict=True)]
+    return [np.where(each.sum(1)[:, None, None] > 0, vectors[: len(each)], np.nan) for each, vectors in zip(weights, found, strict=True)]
 
 
 def _weights(encoding: Encoding, regions: Sequence[Region]) -> NDArray[np.float32]:
