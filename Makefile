@@ -28,7 +28,7 @@ demo: $(STAMP)
 	$(BIN)/interp demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two processes of one thread each: more threads would fight over the cores
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CHECKED)
