@@ -15,9 +15,9 @@ import xarray as xr
 
 import experiments.causal as package
 import interp
-from experiments.causal import evidence, heads
-from experiments.causal.__main__ import main as study
-from experiments.causal.material import Material
+from experiments.causal import main as study
+from experiments.causal_study import evidence, heads
+from experiments.causal_study.material import Material
 from interp import cli
 from interp.plots import files
 from interp.testing import tiny_vlm

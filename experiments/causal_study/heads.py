@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import interp
-from experiments.causal.material import Material, write_rows
+from experiments.causal_study.material import Material, write_rows
 from interp import circuits, plots
 from interp.analysis import compare, head_measures, head_taxonomy, holm, layer_matched, random_heads
 from interp.findings import mean_of, write_csv

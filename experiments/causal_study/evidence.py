@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 import interp
-from experiments.causal.material import Material, cell, write_rows
+from experiments.causal_study.material import Material, cell, write_rows
 from interp import plots
 from interp.analysis import compare, knockout_effect, rapt
 from interp.findings import mean_of, write_csv

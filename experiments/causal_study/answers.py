@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 import interp
-from experiments.causal.material import Material, cell
+from experiments.causal_study.material import Material, cell
 from interp import circuits, plots
 from interp.analysis import fates, probe_layers
 from interp.benchmarks import load_benchmark
