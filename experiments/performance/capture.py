@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.progress import track
 
 import interp
+from experiments.performance.ratios import ratio
 from interp.testing import TINY, bench_model, bench_samples
 
 Mode = Literal["plain", "trace", "eager"]
@@ -86,14 +87,6 @@ def pairs(family: str, n_tokens: int, n_pairs: int) -> dict[Mode, list[float]]:
             if k >= 0:
                 seconds[mode].append(spent)
     return seconds
-
-
-def ratio(mine: list[float], plain: list[float], seed: int = 0) -> dict[str, float]:
-    """Median of the pairwise ratios, and the 95 % bootstrap interval of that median."""
-    ratios = np.asarray(mine) / np.asarray(plain)
-    draws = np.random.default_rng(seed).choice(ratios, (10_000, len(ratios)))
-    lower, upper = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return {"median": float(np.median(ratios)), "lower": float(lower), "upper": float(upper)}
 
 
 @app.command(show=False)

@@ -36,6 +36,7 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
 import interp
+from experiments.performance.ratios import ratio
 from interp.analysis import auroc
 
 FORMS = ("float32", "float16 on disk", "float64")
@@ -90,14 +91,6 @@ def rounds(form: str, n_rounds: int, n_maps: int, shape: tuple[int, int, int], s
             mine.append(end - middle)
             theirs.append(spent * total / visited)
     return {"interp, seconds": mine, "scikit-learn, seconds": theirs, "ratio": ratio(theirs, mine), "largest difference": worst}
-
-
-def ratio(theirs: list[float], mine: list[float], seed: int = 0) -> dict[str, float]:
-    """Median of the rounds' ratios, and the 95 % bootstrap interval of that median."""
-    ratios = np.asarray(theirs) / np.asarray(mine)
-    draws = np.random.default_rng(seed).choice(ratios, (10_000, len(ratios)))
-    lower, upper = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return {"median": float(np.median(ratios)), "lower": float(lower), "upper": float(upper)}
 
 
 @app.default

@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.progress import track
 
 import interp
+from experiments.performance.ratios import ratio
 from interp.interventions import head_sweep
 from interp.testing import bench_model, bench_samples, tiny_vlm
 
@@ -136,14 +137,6 @@ def rounds(vlm: interp.VLM, n_tokens: int, length: int, n_rounds: int, naive_hea
             if k >= 0:
                 seconds[name].append(spent * (len(places) / len(some) if name == "naive" else 1))
     return seconds
-
-
-def ratio(mine: list[float], other: list[float], seed: int = 0) -> dict[str, float]:
-    """Median of the rounds' ratios, and the 95 % bootstrap interval of that median."""
-    ratios = np.asarray(mine) / np.asarray(other)
-    draws = np.random.default_rng(seed).choice(ratios, (10_000, len(ratios)))
-    lower, upper = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return {"median": float(np.median(ratios)), "lower": float(lower), "upper": float(upper)}
 
 
 @app.default
