@@ -101,6 +101,14 @@ def layer_axis(figure: go.Figure, layers: Sequence[int] | NDArray[Any], **where:
     return figure.update_xaxes(title_text="layer", tickvals=ticks, range=[numbers[0] - 0.6, numbers[-1] + 0.6], **where)
 
 
+def head_axes(figure: go.Figure, layers: NDArray[Any], heads: NDArray[Any]) -> go.Figure:
+    """Axes of a heat map of layers across and heads up, whole cells to the edge, with at most seventeen ticks of heads."""
+    layer_axis(figure, layers)
+    figure.update_xaxes(range=[layers[0] - 0.5, layers[-1] + 0.5], showgrid=False)
+    step = next(s for s in (1, 2, 4, 8, 16, 32) if len(heads) / s <= 17)
+    return figure.update_yaxes(title_text="head", tickvals=heads[::step], range=[heads[0] - 0.5, heads[-1] + 0.5], showgrid=False)
+
+
 def value_axis(figure: go.Figure, values: ArrayLike, title: str, *, floor: float | None = None, **where: Any) -> bool:
     """A vertical axis for positive `values`: logarithmic where they span more than a factor of ten. Returns whether it is.
 

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp.errors import InterpError
-from interp.plots.curves import layer_axis
+from interp.plots.curves import head_axes
 from interp.plots.template import DIVERGING, MISSING, bar, caption, count, finish, provenance
 
 _HEIGHT, _MARKED = 420, 10
@@ -68,10 +68,7 @@ def head_effects(effect: xr.Dataset, title: str = "What every head does for the 
                 showlegend=False,
             )
         )
-    layer_axis(figure, layers)
-    figure.update_xaxes(range=[layers[0] - 0.5, layers[-1] + 0.5], showgrid=False)
-    step = next(s for s in (1, 2, 4, 8, 16, 32) if len(heads) / s <= 17)
-    figure.update_yaxes(title_text="head", tickvals=heads[::step], range=[heads[0] - 0.5, heads[-1] + 0.5], showgrid=False)
+    head_axes(figure, layers, heads)
     rings = f"Rings: the {len(order)} strongest of {int(clear.sum())} heads" if clear.sum() > _MARKED else "Rings: heads"
     named = str(mean.attrs.get("long_name", "effect"))
     text = f"{named[:1].upper()}{named[1:]}, mean over samples. {rings} whose 95 % interval leaves zero out"

@@ -10,7 +10,7 @@ import xarray as xr
 
 from interp.analysis.profile import Profile
 from interp.errors import InterpError
-from interp.plots.curves import layer_axis
+from interp.plots.curves import head_axes
 from interp.plots.template import DIVERGING, MISSING, bar, caption, count, finish, provenance
 
 _HEIGHT = 420
@@ -57,10 +57,7 @@ def head_grounding(auroc: xr.Dataset | xr.DataArray, profile: Profile | None = N
     text += " Grey: no value (the head cannot reach the picture)." if np.isnan(values).any() else ""
     if profile is not None:
         text += _mark(figure, profile, heads)
-    layer_axis(figure, layers)
-    figure.update_xaxes(range=[layers[0] - 0.5, layers[-1] + 0.5], showgrid=False)
-    step = next(s for s in (1, 2, 4, 8, 16, 32) if len(heads) / s <= 17)
-    figure.update_yaxes(title_text="head", tickvals=heads[::step], range=[heads[0] - 0.5, heads[-1] + 0.5], showgrid=False)
+    head_axes(figure, layers, heads)
     about = [text, caption(provenance(auroc), n)]
     legend = 8 if profile is not None else None
     figure = finish(figure, "Grounding of every head", about, width=800, height=_HEIGHT, top=76, right=104, legend=legend)
