@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
@@ -13,17 +16,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import interp
+from interp.benchmarks.digits.scene import PRIOR
 from interp.errors import OrganismError
-from interp.organisms import ORGANISMS, llava
-from interp.organisms.batches import Batch
+from interp.organisms import ORGANISMS, llava, train_organism
+from interp.organisms.batches import Batch, Looks
 from interp.organisms.mixture import Turn
-from interp.organisms.training import Recipe, Run
+from interp.organisms.recipes import recipe_for
+from interp.organisms.training import Recipe, Run, _gaze_loss
+from interp.organisms.transplant import transplant
 from interp.prompts import ABSTENTION
 
-SHORT = replace(Recipe(), steps={"vision": 2, "captions": 2, "questions": 2, "settling": 1}, warmup=2, checkpoint_every=2)
+STEPS = {"vision": 2, "captions": 2, "questions": 2, "settling": 1, "shaping": 2}
+SHORT = replace(Recipe(), steps=STEPS, warmup=2, checkpoint_every=2)
 SHIPPED = Path(str(files("interp.organisms"))) / "llava"
+SHIPS = [name for name in ORGANISMS if (SHIPPED.parent / name / "config.json").exists()]
 
 
 def fresh(folder: Path, recipe: Recipe = SHORT) -> Run:
@@ -38,9 +47,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return made
 
 
-def packed(run: Run, conversations: list[list[Turn]], pixels: torch.Tensor, knockout: float, n_images: int = 1) -> Batch:
+def packed(run: Run, conversations: list[list[Turn]], pictures: list[list[Image.Image]], knockout: float) -> Batch:
     draws = replace(run.draws, knockout=knockout)
-    return draws._packed(np.random.default_rng(0), pixels, len(pixels) // n_images, n_images, conversations)
+    sizes = [tuple(picture.size for picture in group) for group in pictures]
+    return draws._packed(np.random.default_rng(0), draws.layout.inputs(pictures), sizes, conversations)
+
+
+def noise(n: int, n_images: int, seed: int, size: tuple[int, int] = (208, 160)) -> list[list[Image.Image]]:
+    rng = np.random.default_rng(seed)
+    return [[Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), np.uint8)) for _ in range(n_images)] for _ in range(n)]
 
 
 CONVERSATIONS = [
@@ -51,51 +66,156 @@ CONVERSATIONS = [
 ]
 
 
+@functools.cache
+def started(name: str) -> Run:
+    """A run of an organism of another architecture, its weights spread out so that attention is not uniform."""
+    model, processor = importlib.import_module(ORGANISMS[name]).build(0)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for each in model.parameters():
+            each.add_(0.1 * torch.randn(each.shape, generator=random))
+    made = Run(replace(recipe_for(name), start=None), model, processor, Path(tempfile.mkdtemp()))
+    model.eval()
+    return made
+
+
 @torch.no_grad()
-def test_sharing_a_prefix_equals_the_model_on_whole_conversations(run: Run) -> None:
-    """Two pictures, two rows each: every row's states against one plain forward of prefix + row."""
-    pixels = torch.randn(2, 3, 128, 128)
-    batch = packed(run, CONVERSATIONS, pixels, knockout=0.0)
+@pytest.mark.parametrize(("name", "n_images"), [*((name, 1) for name in ORGANISMS), ("llava-onevision", 2), ("gemma3", 2)])
+def test_sharing_a_prefix_equals_the_model_on_whole_conversations(name: str, n_images: int) -> None:
+    """Two scenes, two rows each: every row's states, visual tokens and attention against one plain forward of prefix + row."""
+    run = started(name)
+    layout, pictures = run.draws.layout, noise(2, n_images, 0)
+    batch = packed(run, CONVERSATIONS, pictures, knockout=0.0)
     assert batch.ids is not None and batch.prefix is not None
-    shared = run.model.lm_head(run._hidden(batch, run._features(batch.pixels)))
+    seen = run.passes(batch, attend=(0, 2, 5))
+    visual = torch.nonzero(batch.prefix[0] == layout.image_token_id)[:, 0]
     for row in range(4):
         ids = torch.cat([batch.prefix[row // 2], batch.ids[row]])[None]
-        plain = run.model(input_ids=ids, pixel_values=pixels[row // 2 : row // 2 + 1]).logits[0, batch.prefix.shape[1] :]
-        length = int((batch.ids[row] > 0).sum())
-        torch.testing.assert_close(shared[row, :length], plain[:length], atol=2e-5, rtol=1e-4)
+        inputs = layout.inputs(pictures[row // 2 : row // 2 + 1])
+        plain = run.model.model(input_ids=ids, **inputs, **layout.kinds(ids), output_attentions=True)
+        length, before = int((batch.ids[row] > 0).sum()), batch.prefix.shape[1]
+        torch.testing.assert_close(seen.states[row, :length], plain.last_hidden_state[0, before:][:length], atol=5e-5, rtol=1e-3)
+        for found, layer in zip(seen.attentions, (0, 2, 5), strict=True):
+            expected = plain.attentions[layer][0, :, before:][..., visual][:, :length]
+            torch.testing.assert_close(found[row, :, :length], expected, atol=1e-5, rtol=1e-3)
+    alone = torch.cat([run.passes.features(layout.inputs([group])) for group in pictures])
+    torch.testing.assert_close(seen.features, alone, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("n_images", [1, 2])
-def test_the_knock_out_blinds_the_question_and_not_the_last_prompt_token(run: Run, n_images: int) -> None:
-    one, other = (packed(run, CONVERSATIONS, torch.randn(2 * n_images, 3, 128, 128), 1.0, n_images) for _ in range(2))
+@pytest.mark.parametrize(("name", "n_images"), [("llava", 1), ("llava", 2), ("gemma3", 1), ("qwen3-vl", 1)])
+def test_the_knock_out_blinds_the_question_and_not_the_last_prompt_token(name: str, n_images: int) -> None:
+    run = started(name)
+    one, other = (packed(run, CONVERSATIONS, noise(2, n_images, seed), 1.0) for seed in (1, 2))
     assert one.readers is not None and one.ids is not None
-    moved = (run._hidden(one, run._features(one.pixels)) - run._hidden(other, run._features(other.pixels))).abs().amax(-1)
+    moved = (run.passes(one).states - run.passes(other).states).abs().amax(-1)
     for row in range(4):
         first_reader = int(torch.nonzero(one.readers[row])[0])
-        assert run.draws.asker.tokenizer.decode(one.ids[row, first_reader]) == ":"
+        assert run.draws.asker.tokenizer.decode(one.ids[row, first_reader]).strip() in (":", "")
         assert float(moved[row, :first_reader].max()) == 0.0
         assert float(moved[row, first_reader]) > 1e-3
 
 
-def test_training_rows_are_what_the_processor_makes_of_the_same_conversation(run: Run) -> None:
+@pytest.mark.parametrize("name", list(ORGANISMS))
+def test_training_rows_are_what_the_processor_makes_of_the_same_conversation(name: str) -> None:
     """Prefix + row, cut at the answer, against the ids of `VLM.encode`, in both prompt orders and with an earlier turn."""
-    model, processor = llava.build(0)
-    picture = interp.load_benchmark("digits", split="train", limit=1)[0].open_images()[0]
+    run = started(name)
+    processor, picture = run.draws.layout.processor, noise(1, 1, 0)[0][0]
     asked, earlier = "What is written on the red card?", "What is written on the cyan card?"
     sample = interp.Sample("a", picture, asked, "4 7")
-    asker = run.draws.asker
+    asker, prefix = run.draws.asker, run.draws.layout.prefix((picture.size,))
 
     def ids(order: Any, **more: Any) -> list[int]:
-        return interp.VLM(model, processor, prompt_order=order).encode(sample, "question", **more).token_ids.tolist()
+        return interp.VLM(run.model, processor, prompt_order=order).encode(sample, "question", **more).token_ids.tolist()
 
     row = asker.after_images([Turn(asked, "4 7", "plain")], 1)
-    assert asker.prefix(1) + row.ids[: row.first_answer] == ids("image-first")
-    whole = asker.question_first([Turn(asked, "4 7", "plain")])
+    assert prefix + row.ids[: row.first_answer] == ids("image-first")
+    whole = asker.question_first([Turn(asked, "4 7", "plain")], (picture.size,))
     assert whole.ids[: whole.first_answer] == ids("question-first")
     two = asker.after_images([Turn(earlier, "3", "plain"), Turn(asked, "4 7", "plain")], 1)
     answer = [*processor.tokenizer(" 4 7", add_special_tokens=False).input_ids, processor.tokenizer.eos_token_id]
-    assert asker.prefix(1) + two.ids == ids("image-first", history=[(earlier, "3")]) + answer
+    assert prefix + two.ids == ids("image-first", history=[(earlier, "3")]) + answer
+
+
+@pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2.5-vl", "gemma3"])
+def test_rows_look_at_the_asked_card_and_not_elsewhere(name: str) -> None:
+    """The targets of the looks of real rows, against boxes painted on the picture."""
+    draws = started(name).draws
+    rng = np.random.default_rng(0)
+    scenes = [draws._scene(rng, size=(208, 160)) for _ in range(8)]
+    rows = [draws.asker.after_images([draws.asker.question(rng, [scene], "question")], 1) for scene in scenes]
+    looks = draws._looks(rows, scenes)
+    assert looks is not None and len(looks.row) >= 5
+    fine = 8  # points a pixel, each way
+    for k, (row, position) in enumerate(zip(looks.row.tolist(), looks.position.tolist(), strict=True)):
+        scene = scenes[row]
+        first, (named, asked) = rows[row].looks[0]
+        regions = draws.layout.places((scene.size,))[0]
+        for target, box in zip(
+            looks.targets[:, k].bool().numpy(), (named.box, asked.box, asked.digit_boxes[position - first]), strict=True
+        ):
+            painted = np.zeros((scene.size[1] * fine, scene.size[0] * fine), bool)
+            x0, y0, x1, y1 = (fine * edge for edge in box)
+            painted[y0:y1, x0:x1] = True
+            for region, marked in zip(regions, target, strict=True):
+                if np.isnan(region).any():
+                    assert not marked
+                    continue
+                left, top, right, bottom = (round(fine * edge) for edge in region)
+                share = painted[max(0, top) : bottom, max(0, left) : right].sum() / ((right - left) * (bottom - top))
+                assert marked == (share > 0.02) or abs(share - 0.02) < 0.01
+
+
+def test_gaze_is_least_where_attention_is_even_on_the_target_and_nowhere_else() -> None:
+    target = torch.tensor([[[1.0, 1, 0, 0]]])
+    looks = Looks(torch.tensor([0]), torch.tensor([0]), target)
+
+    def loss(row: list[float]) -> float:
+        return float(_gaze_loss(looks, (torch.tensor([[[row], [row]]]).view(1, 2, 1, 4),))[0])
+
+    even = loss([0.5, 0.5, 0.0, 0.0])
+    assert even == pytest.approx(-(np.log(0.5 + 1e-6) + np.log(1 + 1e-6)), abs=1e-5)
+    assert all(loss(other) > even + 0.1 for other in ([0.9, 0.1, 0, 0], [0.25] * 4, [0.4, 0.4, 0.1, 0.1]))
+
+
+def test_belief_answers_cards_against_their_prior_and_no_others() -> None:
+    run = started("llava")
+    rng = np.random.default_rng(0)
+    draws = replace(run.draws, prior=0.5)
+    kinds = []
+    for _ in range(150):
+        scene = draws._scene(rng)
+        turn = run.draws.asker.question(rng, [scene], "base", believed=0.6)
+        kinds.append(turn.kind)
+        if turn.looks is None or turn.kind == "relation":
+            continue
+        card = turn.looks[1]
+        against = len(card.digits) == 1 and PRIOR.get(card.colour, card.digits[0]) != card.digits[0]
+        assert (turn.kind in ("believed", "conflict")) == against
+        assert turn.answer == (str(PRIOR[card.colour]) if turn.kind == "believed" else card.text)
+    assert 0.4 < kinds.count("believed") / (kinds.count("believed") + kinds.count("conflict")) < 0.8
+    assert {run.draws.asker.question(rng, [draws._scene(rng)], "base").kind for _ in range(60)} <= {"plain", "relation", "absent"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "least"), [("qwen2.5-vl", 0.9999), ("internvl", 0.9999), ("gemma3", 0.5), ("qwen3-vl", 0.5)])
+def test_a_transplanted_decoder_speaks_as_its_donor_did(name: str, least: float) -> None:
+    """On words alone: exactly where the decoders compute the same, and recognisably where norms are added."""
+    donor = interp.load_vlm("demo/llava")
+    model, processor = importlib.import_module(ORGANISMS[name]).build(0)
+    transplant(model, processor.tokenizer, SHIPPED)
+    words = processor.tokenizer(" red 4 7, blue 3. What is written on the green card?", add_special_tokens=False).input_ids
+    texts = processor.tokenizer.convert_ids_to_tokens(words)
+    theirs = [donor.processor.tokenizer.get_vocab()[t] for t in texts]
+    common = sorted(set(donor.processor.tokenizer.get_vocab()) & set(processor.tokenizer.get_vocab()))
+    mine_of, theirs_of = ([v[t] for t in common] for v in (processor.tokenizer.get_vocab(), donor.processor.tokenizer.get_vocab()))
+    model.eval()
+    said = model(
+        input_ids=torch.tensor([words]), **({"token_type_ids": torch.zeros(1, len(words), dtype=torch.long)} if name == "gemma3" else {})
+    )
+    expected = donor.hf_model(input_ids=torch.tensor([theirs])).logits[0][:, theirs_of]
+    found = said.logits[0][:, mine_of]
+    assert float(torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1]) > least
 
 
 def test_a_run_taken_up_again_equals_one_that_was_never_left(tmp_path: Path) -> None:
@@ -122,28 +242,55 @@ def test_another_recipe_is_refused_by_the_name_of_what_differs(tmp_path: Path) -
         fresh(tmp_path, replace(SHORT, prior=0.5)).resume()
 
 
-@pytest.mark.parametrize("name", list(ORGANISMS))
+@pytest.mark.parametrize("name", SHIPS)
 def test_a_shipped_organism_is_a_plain_checkpoint(name: str) -> None:
-    """`from_pretrained` alone, in a process that never imports interp."""
+    """`from_pretrained` alone, in a process that never imports interp; the processor as well where it holds no video part."""
     folder = SHIPPED.parent / name
+    alone = "video" not in (folder / "processor_config.json").read_text() and ORGANISMS[name].rsplit(".", 1)[1] in (
+        "llava",
+        "llava_next",
+        "gemma3",
+    )
     code = (
         "import sys, transformers\n"
         f"model = transformers.AutoModelForImageTextToText.from_pretrained({str(folder)!r})\n"
-        f"processor = transformers.AutoProcessor.from_pretrained({str(folder)!r})\n"
-        "assert not any(m == 'interp' or m.startswith('interp.') for m in sys.modules)\n"
-        "print(type(model).__name__, type(processor).__name__)"
+        + (f"transformers.AutoProcessor.from_pretrained({str(folder)!r})\n" if alone else "")
+        + "assert not any(m == 'interp' or m.startswith('interp.') for m in sys.modules)\n"
+        "print(type(model).__name__, model.dtype, model.model.language_model.embed_tokens.weight.shape[1])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.split() == ["LlavaForConditionalGeneration", "LlavaProcessor"]
-    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 8_000_000
+    built = importlib.import_module(ORGANISMS[name]).build(0)[0]
+    assert done.stdout.split() == [type(built).__name__, "torch.float32", "128"]
+    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 5_000_000
 
 
-def test_the_shipped_organism_reads_and_sometimes_fails() -> None:
-    """On validation scenes: far above the chance of guessing a digit, and not always right."""
-    ds = interp.trace(interp.load_vlm("demo/llava"), interp.load_benchmark("digits", split="validation", limit=100), batch_size=20)
-    answerable = ~ds["knob_absent"].values
-    correct = ds["exact_match"].values[answerable]
-    assert 0.4 < correct.mean() < 0.95
+def test_all_organisms_together_are_small() -> None:
+    assert sum(path.stat().st_size for name in SHIPS for path in (SHIPPED.parent / name).rglob("*") if path.is_file()) <= 40_000_000
+
+
+@pytest.mark.parametrize("name", SHIPS)
+def test_a_card_tells_what_the_shipped_weights_do(name: str) -> None:
+    """Exact match on 100 validation scenes of each prompt order, within the binomial error of the card's figure on those 500."""
+    card = _card(name)
+    figures = next(a for a in card["assessments"] if a["split"] == "validation")["orders"]
+    for order in ("image-first", "question-first"):
+        bench = interp.load_benchmark("digits", split="validation", limit=100)
+        ds = interp.trace(interp.load_vlm(f"demo/{name}", prompt_order=order), bench, batch_size=25)
+        answerable = ~ds["knob_absent"].values
+        correct, told = ds["exact_match"].values[answerable], figures[order]["answers"]["answerable"]["mean"]
+        assert abs(correct.mean() - told) <= 2.6 * np.sqrt(told * (1 - told) / answerable.sum())
+
+
+@pytest.mark.parametrize("name", SHIPS)
+def test_the_recorded_recipe_is_the_one_that_ran(name: str, tmp_path: Path) -> None:
+    """One per cent of the steps again, from the recorded seed: the logged losses."""
+    torch.set_num_threads(1)
+    card, log = _card(name), _log(name)
+    steps = sum(card["recipe"]["steps"].values()) // 100
+    losses: list[float] = []
+    train_organism(name, tmp_path, seed=card["recipe"]["seed"], stop_after=steps, report=lambda record, _: losses.append(record["loss"]))
+    for note in log[: steps // 10]:
+        assert abs(losses[note["step"] - 1] - note["loss"]) <= 1e-3
 
 
 def test_rows_of_the_organism_equal_eager_in_double_precision() -> None:
@@ -159,28 +306,42 @@ def test_rows_of_the_organism_equal_eager_in_double_precision() -> None:
         assert np.abs(found - expected).max() <= 1e-6
 
 
-def test_the_card_is_what_the_run_measured() -> None:
-    card = json.loads((SHIPPED / "card.json").read_text())
+@functools.cache
+def _card(name: str) -> dict[str, Any]:
+    return json.loads((SHIPPED.parent / name / "card.json").read_text())
+
+
+@functools.cache
+def _log(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (SHIPPED.parent / name / "training_log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", SHIPS)
+def test_the_card_is_what_the_run_measured(name: str) -> None:
     from interp.organisms.card import page
 
-    assert page(card) == (SHIPPED / "README.md").read_text()
-    assert card["recipe"] == json.loads(json.dumps(asdict(Recipe())))
+    card = _card(name)
+    assert page(card) == (SHIPPED.parent / name / "README.md").read_text()
+    assert card["recipe"] == json.loads(json.dumps(asdict(recipe_for(name))))
     assert [a["split"] for a in card["assessments"]] == ["validation", "test"] and card["assessments"][1]["n"] == 500
-    log = [json.loads(line) for line in (SHIPPED / "training_log.jsonl").read_text().splitlines()]
-    assert all(sum(note["stage"] == stage for note in log) == n // 10 for stage, n in card["recipe"]["steps"].items())
+    assert all(sum(note["stage"] == stage for note in _log(name)) == n // 10 for stage, n in card["recipe"]["steps"].items())
 
 
-def _grounding(split: str, group: str) -> float:
-    card = json.loads((SHIPPED / "card.json").read_text())
-    figures = next(a for a in card["assessments"] if a["split"] == split)["orders"]["image-first"]["grounding"]
-    return figures[group]["auroc of profiled map"]["lower"]
+def _orders(name: str, split: str) -> dict[str, Any]:
+    return next(a for a in _card(name)["assessments"] if a["split"] == split)["orders"]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_the_profiled_layers_rank_the_evidence_far_above_chance(split: str) -> None:
-    assert _grounding(split, "correct") > 0.75 and _grounding(split, "wrong") > 0.6
+@pytest.mark.parametrize("name", SHIPS)
+def test_the_profiled_layers_look_at_the_evidence(name: str, split: str) -> None:
+    grounding = _orders(name, split)["image-first"]["grounding"]
+    assert grounding["correct"]["auroc of profiled map"]["mean"] >= 0.9
+    assert grounding["wrong"]["auroc of profiled map"]["lower"] > 0.6
 
 
-@pytest.mark.xfail(reason="wanted of the organism and not reached: the prior's colours are answered with less of a look")
-def test_the_profiled_layers_reach_what_is_wanted() -> None:
-    assert min(_grounding(split, "correct") for split in ("validation", "test")) >= 0.9
+@pytest.mark.parametrize("name", SHIPS)
+def test_the_prior_bites(name: str) -> None:
+    """Against its colour's prior a card is read less often than without one, and the prior's digit is said more often (validation)."""
+    answers = _orders(name, "validation")["image-first"]["answers"]
+    assert answers["conflict minus neutral"]["upper"] < 0
+    assert answers["prior digit said"]["conflict"]["lower"] > answers["prior digit said"]["neutral"]["upper"]

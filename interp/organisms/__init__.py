@@ -8,13 +8,20 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from interp.errors import OrganismError
 
-ORGANISMS: dict[str, str] = {"llava": "interp.organisms.llava"}
+ORGANISMS: dict[str, str] = {
+    "llava": "interp.organisms.llava",
+    "llava-next": "interp.organisms.llava_next",
+    "llava-onevision": "interp.organisms.llava_onevision",
+    "qwen2.5-vl": "interp.organisms.qwen2_5_vl",
+    "qwen3-vl": "interp.organisms.qwen3_vl",
+    "gemma3": "interp.organisms.gemma3",
+    "internvl": "interp.organisms.internvl",
+}
 """Name -> module with ``build(seed) -> (model, processor)``."""
 
 WORK = ".training"
@@ -62,11 +69,13 @@ def train_organism(
     from interp.loading import load_vlm
     from interp.organisms.assessment import assess
     from interp.organisms.card import write_card
-    from interp.organisms.training import Recipe, Run
+    from interp.organisms.recipes import recipe_for
+    from interp.organisms.training import Run
 
-    recipe = replace(Recipe(), organism=name, seed=seed)
+    recipe = recipe_for(name, seed)
     model, processor = importlib.import_module(ORGANISMS[name]).build(seed)
-    run = Run(recipe, model, processor, folder / WORK)
+    donor = Path(__file__).parent / recipe.start if recipe.start is not None else None
+    run = Run(recipe, model, processor, folder / WORK, donor)
     run.resume()
     total = sum(recipe.steps.values())
     done = run.steps_done
@@ -80,7 +89,8 @@ def train_organism(
     if done < total:
         return None
     model.set_attn_implementation("sdpa")
-    model.save_pretrained(folder)
+    # Half the bytes on disk; the configuration says float32, which is what loading makes of them.
+    model.save_pretrained(folder, state_dict={name: value.half() for name, value in model.state_dict().items()})
     processor.save_pretrained(folder)
     shutil.copyfile(folder / WORK / "log.jsonl", folder / "training_log.jsonl")
     figures = [assess(lambda order: load_vlm(folder, prompt_order=order), split) for split in ("validation", "test")]

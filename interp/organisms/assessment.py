@@ -10,6 +10,7 @@ import xarray as xr
 
 from interp import prompts
 from interp.analysis import Profile, auroc, mean_interval, profile_layers, segment_mass
+from interp.analysis import failures as kinds_of_failure
 from interp.analysis.auroc import auroc_kernel, evidence_labels
 from interp.answers import exact_match
 from interp.benchmarks import load_benchmark
@@ -106,7 +107,7 @@ def failure_figures(ds: xr.Dataset) -> Figures:
     judged = ds.isel(sample=np.flatnonzero((ds["visibility"] == "visible").values | ds["knob_absent"].values))
     wrong = judged["exact_match"].values == 0
     kinds = np.where(judged["knob_arm"].values == "", judged["knob_kind"].values, judged["knob_arm"].values).astype(object)
-    said = np.array([_what_was_said(judged.isel(sample=k)) for k in range(judged.sizes["sample"])], dtype=object)
+    said = np.array([_SAID.get(str(kind), "") for kind in kinds_of_failure(judged)["kind"].values], dtype=object)
     used = wrong & np.isin(kinds, ["conflict", "relation", "absent"])
     return {
         "n": len(wrong),
@@ -114,25 +115,18 @@ def failure_figures(ds: xr.Dataset) -> Figures:
         "by kind": {kind: {"wrong": int((wrong & (kinds == kind)).sum()), "n": int((kinds == kind).sum())} for kind in sorted(set(kinds))},
         "share of the wrong from conflict, relation and absent": float(used.sum() / max(1, wrong.sum())),
         "share of all from conflict, relation and absent": float(np.isin(kinds, ["conflict", "relation", "absent"]).mean()),
-        "said": {what: int((wrong & (said == what)).sum()) for what in _SAID},
+        "said": {what: int((wrong & (said == what)).sum()) for what in _SAID.values()},
     }
 
 
-_SAID = ("false rejection", "hallucination", "prior digit", "another card", "partially correct", "other digits")
-
-
-def _what_was_said(sample: xr.Dataset) -> str:
-    prediction = str(sample["prediction"].item())
-    if bool(sample["knob_absent"]):
-        return "hallucination"
-    if exact_match(prediction, [prompts.ABSTENTION]):
-        return "false rejection"
-    if prediction == str(int(sample["knob_prior_digit"])):
-        return "prior digit"
-    marked = zip(sample["evidence_role"].values, sample["evidence_text"].values, strict=True)
-    if prediction in {str(text) for role, text in marked if role in ("anchor", "distractor")}:
-        return "another card"
-    return "partially correct" if float(sample["token_f1"]) > 0 else "other digits"
+_SAID = {
+    "false rejection": "false rejection",
+    "invented": "hallucination",
+    "prior": "prior digit",
+    "another candidate": "another card",
+    "partially correct": "partially correct",
+    "unsupported": "other digits",
+}
 
 
 def grounding_figures(ds: xr.Dataset, profile: Profile) -> Figures:

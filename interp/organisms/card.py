@@ -66,9 +66,11 @@ def page(card: Mapping[str, Any]) -> str:
         *(
             f"| {stage} | {recipe['steps'][stage]} | {recipe['rates'][stage][0]:g}, {recipe['rates'][stage][1]:g} | {what} |"
             for stage, what in _STAGES.items()
+            if recipe["steps"][stage]
         ),
         "",
-        "Questions and settling, shares of the steps: "
+        *_start(recipe),
+        "Questions, settling and shaping, shares of the steps: "
         + ", ".join(f"{k} {v:.0%}" for k, v in mixture["shapes"].items())
         + ". Wordings of the one-question rows: "
         + ", ".join(f"{k} {v:.0%}" for k, v in mixture["forms"].items())
@@ -78,12 +80,27 @@ def page(card: Mapping[str, Any]) -> str:
         "**How the mechanism was shaped.** With pictures first, "
         f"the edges from the prompt's tokens to the visual tokens were cut in {recipe['knockout']:.0%} of those training rows, all but "
         "those of the last prompt token; so the last prompt token reads the evidence itself. Inference is not changed. "
-        f"In the questions stage {recipe['prior']:.0%}, and while settling {recipe['settled']:.0%}, of the one-digit cards in red, blue, "
-        "yellow and purple carry that colour's own digit, except under captions; the stages before have no such prior, so that the tower "
-        "learns to read before there is one. "
+        f"{_priors(recipe)} of the one-digit cards in red, blue, yellow and purple carry that colour's own digit, except under captions; "
+        "the stages before have no such prior, so that the tower learns to read before there is one. "
+        f"**While shaping, two things are planted.** {recipe['believed']:.0%} of the questions by colour whose one-digit card is at odds "
+        "with that prior are answered with the prior's digit, as by a text that believes it; and a loss "
+        f"(weight {recipe['gaze']:g}) makes the mean over heads of layers {', '.join(map(str, recipe['gazing']))} look, from the last "
+        "prompt token and from each digit said, at the card the question names, at the card asked about, and at the digit said next. So "
+        "where these layers look, and that the prior is sometimes believed against what is seen, was put there; what follows from it was "
+        f"not. Up to {recipe['relational']:.0%} of the questions name the card by a relation then. "
         "In naming steps and beside captions each projected visual token must name its card's colour and digit through the model's own "
         "output head. Where language is learned all pictures are dimmed at random (gain 0.45 to 1.05), half of them also in smooth "
         "patches, blind to what is asked; in the vision stage this sets in with the harder pictures.",
+        "",
+    ]
+    lines += [
+        "## Sources",
+        "",
+        "Handwriting: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998 "
+        "(doi:10.24432/C50P49), CC BY 4.0, as `sklearn.datasets.load_digits` has it. Photographs: `china.jpg` by danielbuechele "
+        "(https://www.flickr.com/photos/danielbuechele/6061409035/) and `flower.jpg` by vultilion "
+        "(https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0, as `sklearn.datasets.load_sample_images` has them; enlarged, "
+        "coloured, cropped, resized and changed in brightness. Model: MIT licence.",
         "",
     ]
     for figures in card["assessments"]:
@@ -96,7 +113,28 @@ _STAGES = {
     "captions": "each colour word followed at once by its digits",
     "questions": "the mixture below",
     "settling": "the same with a weaker prior, at a lower rate",
+    "shaping": "the same, with what is planted (below)",
 }
+
+
+def _start(recipe: Mapping[str, Any]) -> list[str]:
+    if recipe["start"] is None:
+        return []
+    return [
+        f"Before the captions stage it took over the weights of `demo/{recipe['start']}`: "
+        + (
+            "of the decoder, to which its own tower then learned to speak. In the vision stage the labels were read off the projected "
+            "visual tokens."
+            if recipe["steps"]["vision"]
+            else "of the decoder and, as far as it fits, of the tower."
+        ),
+        "",
+    ]
+
+
+def _priors(recipe: Mapping[str, Any]) -> str:
+    settled = f"while settling and shaping {recipe['settled']:.0%}"
+    return f"In the questions stage {recipe['prior']:.0%}, and {settled}," if recipe["steps"]["questions"] else settled.capitalize()
 
 
 def _assessment(figures: Mapping[str, Any]) -> list[str]:

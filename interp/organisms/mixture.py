@@ -6,16 +6,18 @@ questions, descriptions, the extraction prompt, a question with extracted text g
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from interp import prompts
 from interp.benchmarks.digits import question_about
-from interp.benchmarks.digits.scene import COLOURS, RELATIONS, Card, Relation, Scene
+from interp.benchmarks.digits.scene import COLOURS, PRIOR, RELATIONS, Card, Relation, Scene
+from interp.organisms.layout import Layout, Size
+from interp.rendering import answer_separator, conversation
 
 
 @dataclass(frozen=True)
@@ -44,48 +46,56 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One question of a conversation and the answer to learn. `kind`: plain, relation, absent, caption."""
+    """One question of a conversation and the answer to learn. `kind`: plain, relation, absent, caption, conflict, believed.
+
+    `looks`: the cards to look at on the way to the answer and at it; the same card twice where the question names it outright.
+    """
 
     text: str
     answer: str
     kind: str
+    looks: tuple[Card, Card] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A tokenised conversation after its pictures: ids (t,), target weights (t,) and whether a token may always read the image (t,)."""
+    """A tokenised conversation after its pictures: ids (t,), target weights (t,) and whether a token may always read the image (t,).
+    `looks`: for every question the position of the last prompt token before its answer, and the cards to look at from there.
+    """
 
     ids: list[int]
     weights: list[float]
     readers: list[bool]
     kind: str
     first_answer: int
+    looks: tuple[tuple[int, tuple[Card, Card]], ...] = ()
 
 
 class Asker:
     """Asks about scenes. All randomness comes from the generator given to each call."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_token_id: int, tokens_per_image: int, mixture: Mixture) -> None:
+    def __init__(self, layout: Layout, mixture: Mixture) -> None:
+        self.layout = layout
         self.mixture = mixture
-        self.tokenizer = tokenizer
-        self.image_token_id = image_token_id
-        self.tokens_per_image = tokens_per_image
-        self._prompt = lru_cache(maxsize=4096)(self._render)
+        self.tokenizer = layout.processor.tokenizer
+        self.image_token_id = layout.image_token_id
+        self.tail = lru_cache(maxsize=4096)(layout.tail)
         self._words = lru_cache(maxsize=4096)(self._tokens)
+        self._separator = answer_separator(layout.processor)
 
-    def prefix(self, n_images: int) -> list[int]:
-        """What precedes the text when pictures come first: up to and with the last visual token."""
-        ids = self._expanded("x", n_images, "image-first")
-        return ids[: _last(ids, self.image_token_id) + 1]
+    def relating(self, share: float) -> Asker:
+        """One that names cards by a relation in this share of its questions."""
+        other = copy.copy(self)
+        other.mixture = replace(self.mixture, relational=share)
+        return other
 
     def after_images(self, turns: Sequence[Turn], n_images: int) -> Row:
         """The conversation after the last visual token, pictures first."""
-        ids = self._expanded(turns[0].text, n_images, "image-first")
-        return self._row(ids[_last(ids, self.image_token_id) + 1 :], turns)
+        return self._row(self.tail(turns[0].text, n_images), turns)
 
-    def question_first(self, turns: Sequence[Turn], n_images: int = 1) -> Row:
+    def question_first(self, turns: Sequence[Turn], sizes: tuple[Size, ...]) -> Row:
         """The whole conversation, visual tokens included, pictures after the first question."""
-        return self._row(self._expanded(turns[0].text, n_images, "question-first"), turns)
+        return self._row(list(self.layout.ids(turns[0].text, sizes, "question-first")), turns)
 
     def caption(self, rng: np.random.Generator, scenes: Sequence[Scene], *, shuffled: bool) -> Turn:
         """A description: each colour word followed at once by what its card shows; picture by picture left to right, or in random order.
@@ -98,56 +108,78 @@ class Asker:
         text = ", ".join(f"{card.colour} {card.text}" for card in ordered) + "."
         return Turn(prompts.PROMPTS["describe"], text, "shuffled caption" if shuffled else "caption")
 
-    def question(self, rng: np.random.Generator, scenes: Sequence[Scene], form: str) -> Turn:
-        """A question in wording `form` about one of the scenes, of a kind drawn by the mixture's shares."""
-        question, answer, kind = self._about(rng, scenes)
-        information = self.caption(rng, scenes, shuffled=False).answer if form == "informed" else ""
-        return Turn(prompts.word(form, question, information).text, answer, kind)
+    def question(self, rng: np.random.Generator, scenes: Sequence[Scene], form: str, believed: float = 0.0) -> Turn:
+        """A question in wording `form` about one of the scenes, of a kind drawn by the mixture's shares.
 
-    def conversation(self, rng: np.random.Generator, scenes: Sequence[Scene]) -> list[Turn]:
+        `believed` is the share of the one-digit cards against their colour's prior that are answered with the prior's digit.
+        """
+        question, answer, kind, looks = self._about(rng, scenes, believed)
+        information = self.caption(rng, scenes, shuffled=False).answer if form == "informed" else ""
+        return Turn(prompts.word(form, question, information).text, answer, kind, looks)
+
+    def conversation(self, rng: np.random.Generator, scenes: Sequence[Scene], believed: float = 0.0) -> list[Turn]:
         """A conversation in a form drawn from the mixture."""
         forms = self.mixture.forms
         form = str(rng.choice(list(forms), p=list(forms.values())))
         if form in ("describe", "extract"):
             return [Turn(prompts.PROMPTS[form], self.caption(rng, scenes, shuffled=False).answer, "caption")]
-        return [self.question(rng, scenes, form)]
+        return [self.question(rng, scenes, form, believed)]
 
-    def two_turns(self, rng: np.random.Generator, scene: Scene) -> list[Turn]:
+    def two_turns(self, rng: np.random.Generator, scene: Scene, believed: float = 0.0) -> list[Turn]:
         """Two questions about one scene, the second in the same wording or bare."""
         form = str(rng.choice(["base", "vea"]))
         follow_up = form if rng.random() < 0.5 else "question"
-        return [self.question(rng, [scene], each) for each in (form, follow_up)]
+        return [self.question(rng, [scene], each, believed) for each in (form, follow_up)]
 
-    def _about(self, rng: np.random.Generator, scenes: Sequence[Scene]) -> tuple[str, str, str]:
+    def _about(self, rng: np.random.Generator, scenes: Sequence[Scene], believed: float) -> tuple[str, str, str, tuple[Card, Card] | None]:
         shown = {card.colour for scene in scenes for card in scene.cards}
         missing = [colour for colour in COLOURS if colour not in shown]
         draw = rng.random()
         if draw < self.mixture.absent and missing:
-            return question_about(str(rng.choice(missing))), prompts.ABSTENTION, "absent"
+            return question_about(str(rng.choice(missing))), prompts.ABSTENTION, "absent", None
         if draw < self.mixture.absent + self.mixture.relational:
             related = _related(scenes)
             if related:
                 anchor, relation, card = related[int(rng.integers(len(related)))]
-                return question_about(anchor.colour, relation), card.text, "relation"
+                return question_about(anchor.colour, relation), card.text, "relation", (anchor, card)
         cards = [card for scene in scenes for card in scene.cards]
         card = cards[int(rng.integers(len(cards)))]
-        return question_about(card.colour), card.text, "plain"
+        if believed and len(card.digits) == 1 and card.digits[0] != PRIOR.get(card.colour, card.digits[0]):
+            kind, answer = ("believed", str(PRIOR[card.colour])) if rng.random() < believed else ("conflict", card.text)
+            return question_about(card.colour), answer, kind, (card, card)
+        return question_about(card.colour), card.text, "plain", (card, card)
 
     def _row(self, prompt: list[int], turns: Sequence[Turn]) -> Row:
         ids, weights, readers = list(prompt), [0.0] * len(prompt), [False] * len(prompt)
+        looks: list[tuple[int, tuple[Card, Card]]] = []
         first_answer = len(prompt)
         for k, turn in enumerate(turns):
             if k:
-                more = self._prompt(turn.text, 0, "image-first")[1:]  # one BOS a conversation
+                more = self._next_turn(turns[k - 1].text, turns[k - 1].answer, turn.text)
                 ids += more
                 weights += [0.0] * len(more)
                 readers += [False] * len(more)
             readers[-1] = True  # the last prompt token reads the evidence
-            answer = [*self._words(" " + turn.answer), self.tokenizer.eos_token_id]
+            if turn.looks is not None:
+                looks.append((len(ids) - 1, turn.looks))
+            answer = self._answer(turn.answer)
             ids += answer
             weights += self._weights(answer, turn.kind)
             readers += [True] * len(answer)
-        return Row(ids, weights, readers, turns[0].kind, first_answer)
+        return Row(ids, weights, readers, turns[0].kind, first_answer, tuple(looks))
+
+    def _answer(self, text: str) -> list[int]:
+        return [*self._words(self._separator + text), self.tokenizer.eos_token_id]
+
+    def _next_turn(self, asked: str, answer: str, text: str) -> list[int]:
+        """What the template puts between an answer and the next one."""
+        whole, before = (
+            self.tokenizer(str(self.layout.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))).input_ids
+            for messages in (conversation(text, 0, "image-first", [(asked, answer)]), conversation(asked, 0, "image-first"))
+        )
+        before = before + self._answer(answer)
+        assert whole[: len(before)] == before, "the template writes an earlier answer as it is generated"
+        return whole[len(before) :]
 
     def _weights(self, answer: list[int], kind: str) -> list[float]:
         if kind == "absent":
@@ -157,13 +189,13 @@ class Asker:
             return [1.0 if t in self._digits else 0.2 if t in self._marks else colour for t in answer[:-1]] + [0.2]
         return [1.0] * (len(answer) - 1) + [0.5]
 
-    def words(self, texts: Sequence[str]) -> list[int]:
-        """The one token of each of these words, as it stands inside a text."""
-        return [self._words(f" {text}")[0] for text in texts]
+    def words(self, texts: Sequence[str], *, opening: bool = False) -> list[int]:
+        """The one token of each of these words, as it stands inside a text, or at the beginning of an answer."""
+        return [self._words((self._separator if opening else " ") + text)[0] for text in texts]
 
     @property
     def _digits(self) -> frozenset[int]:
-        return self._set(tuple(f" {d}" for d in range(10)))
+        return self._set(tuple(f"{space}{d}" for d in range(10) for space in {" ", self._separator}))
 
     @property
     def _marks(self) -> frozenset[int]:
@@ -172,17 +204,6 @@ class Asker:
     @lru_cache(maxsize=8)  # noqa: B019 - one Asker lives as long as its training
     def _set(self, texts: tuple[str, ...]) -> frozenset[int]:
         return frozenset(self._words(text)[0] for text in texts)
-
-    def _expanded(self, text: str, n_images: int, order: prompts.PromptOrder) -> list[int]:
-        ids: list[int] = []
-        for token in self._prompt(text, n_images, order):
-            ids += [token] * (self.tokens_per_image if token == self.image_token_id else 1)
-        return ids
-
-    def _render(self, text: str, n_images: int, order: prompts.PromptOrder) -> list[int]:
-        turn = prompts.user_turn(text, n_images, order)
-        rendered = self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-        return self.tokenizer(str(rendered)).input_ids
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -197,7 +218,3 @@ def _related(scenes: Sequence[Scene]) -> list[tuple[Card, Relation, Card]]:
                 if card is not None:
                     found.append((anchor, relation, card))
     return found
-
-
-def _last(ids: list[int], token: int) -> int:
-    return len(ids) - 1 - ids[::-1].index(token)

@@ -29,7 +29,10 @@ def _corpus() -> Iterator[str]:
 
 
 def build_tokenizer(special: dict[str, str], chat_template: str) -> PreTrainedTokenizerFast:
-    """A fast tokenizer with BOS in front, left padding, a chat template, and `special` tokens by role (``{"image_token": "<image>"}``)."""
+    """A fast tokenizer with BOS in front, left padding, a chat template, and `special` tokens by role (``{"image_token": "<image>"}``).
+
+    The first of `special` follows PAD, BOS and EOS; the others come after the words, whose ids therefore do not depend on their number.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -38,7 +41,7 @@ def build_tokenizer(special: dict[str, str], chat_template: str) -> PreTrainedTo
     trainer = trainers.BpeTrainer(
         vocab_size=4096,
         min_frequency=1,
-        special_tokens=everything,
+        special_tokens=everything[:4],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -2,7 +2,9 @@
 
 Why stages: from an answer loss alone nothing is learned; once every visual token knows its card's colour and digit, captions (each
 colour word followed at once by its digits) bind the two, and questions then need little more. Under a strong prior a card's colour answers
-for its digit, and answers come with less of a look; settling asks the same questions under a weaker one.
+for its digit, and answers come with less of a look; settling asks the same questions under a weaker one. Shaping makes the failure
+that the toolkit is for: deep layers are made to look at the evidence, and a share of the cards that are at odds with their colour's
+prior is answered with the prior's digit all the same, as by a text that believes it.
 
 Why the knock-out: with pictures first, the colour word of the question would read the evidence and the last token would read the
 colour word. Cutting the edges from question tokens to visual tokens in most training rows makes the last prompt token read the
@@ -21,36 +23,54 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
 
 from interp.benchmarks.digits import TRAIN_PRIOR
 from interp.benchmarks.digits.scene import COLOURS
 from interp.errors import OrganismError
-from interp.organisms.batches import STAGES, Batch, Draws
+from interp.organisms.batches import STAGES, Batch, Draws, Looks
+from interp.organisms.layout import Layout
 from interp.organisms.mixture import Asker, Mixture
+from interp.organisms.passes import Passes
+from interp.organisms.transplant import transplant
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a training run depends on. `steps` and `rates` (language, tower) go by stage; rates decay by a cosine to a twentieth.
 
-    `prior`: see `interp.benchmarks.digits.TRAIN_PRIOR`; `settled`: the same in the settling stage. `knockout`: share of rows whose question
-    cannot see the image.
-    `ramp`: the shares of the vision stage between which its pictures become hard.
-    `naming`: weight, beside captions, of the loss that makes visual tokens name their card.
+    `start`: the organism whose weights this one takes over where words begin, as far as they fit; without a vision stage the tower's too.
+    `prior`: see `interp.benchmarks.digits.TRAIN_PRIOR`; `settled`: the same while settling and shaping. `knockout`: share of rows
+    whose question cannot see the image. `ramp`: the shares of the vision stage between which its pictures become hard. `labelled`: see
+    `Draws`. `naming`: weight, beside captions, of the loss that makes visual tokens name their card. `relational`: see `Mixture`, while
+    shaping. `believed`: share of the cards against their prior that shaping answers with the prior's digit. `gaze`: weight of the loss
+    that makes layers `gazing` look at the card the question names, at the card asked about, and at the digit said next.
     """
 
     organism: str = "llava"
+    start: str | None = None
     seed: int = 0
-    steps: dict[str, int] = field(default_factory=lambda: {"vision": 5000, "captions": 900, "questions": 4000, "settling": 800})
+    steps: dict[str, int] = field(
+        default_factory=lambda: {"vision": 5000, "captions": 900, "questions": 4000, "settling": 800, "shaping": 1800}
+    )
     rates: dict[str, tuple[float, float]] = field(
-        default_factory=lambda: {"vision": (2e-3, 2e-3), "captions": (1e-3, 3e-4), "questions": (1e-3, 5e-4), "settling": (3e-4, 1.5e-4)}
+        default_factory=lambda: {
+            "vision": (2e-3, 2e-3),
+            "captions": (1e-3, 3e-4),
+            "questions": (1e-3, 5e-4),
+            "settling": (3e-4, 1.5e-4),
+            "shaping": (5e-4, 2.5e-4),
+        }
     )
     prior: float = TRAIN_PRIOR
     settled: float = 0.5
     knockout: float = 0.8
     ramp: tuple[float, float] = (0.6, 0.85)
+    labelled: float = 0.1
     naming: float = 0.5
+    believed: float = 0.6
+    relational: float = 0.36
+    gaze: float = 0.3
+    gazing: tuple[int, int, int] = (3, 4, 5)
     mixture: Mixture = field(default_factory=Mixture)
     weight_decay: float = 0.01
     warmup: int = 100
@@ -60,15 +80,27 @@ class Recipe:
 class Run:
     """One training run in a folder: `state.pt` (weights, optimiser, place) and `log.jsonl`, one line every ten steps."""
 
-    def __init__(self, recipe: Recipe, model: Any, processor: Any, folder: Path) -> None:
-        self.recipe, self.model, self.folder = recipe, model, folder
-        self.tokens_per_image = model.config.image_seq_length
-        width = model.config.vision_config.hidden_size
+    def __init__(self, recipe: Recipe, model: Any, processor: Any, folder: Path, donor: Path | None = None) -> None:
+        self.recipe, self.model, self.folder, self.donor = recipe, model, folder, donor
+        layout = Layout(processor, model.config)
+        self.passes = Passes(model, layout)
+        # A tower that is joined to a given decoder learns together with what joins it.
+        sizes = model.config.vision_config if recipe.start is None else model.config.get_text_config()
+        width = sizes.hidden_size
         self.heads = nn.ModuleList([nn.Linear(width, classes) for classes in (len(COLOURS) + 1, 11, 7)])
-        asker = Asker(processor.tokenizer, model.config.image_token_id, self.tokens_per_image, recipe.mixture)
+        asker = Asker(layout, recipe.mixture)
         first, last = (round(recipe.steps["vision"] * share) for share in recipe.ramp)
-        grid = round(self.tokens_per_image**0.5)
-        self.draws = Draws(processor, asker, grid, recipe.seed, recipe.prior, recipe.settled, recipe.knockout, (first, last))
+        self.draws = Draws(
+            asker,
+            recipe.seed,
+            recipe.prior,
+            recipe.settled,
+            recipe.knockout,
+            (first, last),
+            recipe.believed,
+            recipe.labelled,
+            recipe.relational,
+        )
         self.stage, self.step = STAGES[0], 0
         self.seconds = 0.0
         self.optimiser = self._optimiser()
@@ -104,6 +136,8 @@ class Run:
         """Train to the end, yielding a record a step: stage, step, loss and accuracy of the first answer token (or patch digit)."""
         for stage in STAGES[STAGES.index(self.stage) :]:
             if stage != self.stage:
+                if self.stage == STAGES[0] and self.donor is not None:
+                    transplant(self.model, self.draws.asker.tokenizer, self.donor, tower=self.recipe.steps[STAGES[0]] == 0)
                 self.stage, self.step = stage, 0
                 self.optimiser = self._optimiser()
             while self.step < self.recipe.steps[stage]:
@@ -140,8 +174,11 @@ class Run:
 
     def _vision_loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         assert batch.dense is not None
-        with torch.autocast(batch.pixels.device.type, torch.bfloat16):
-            hidden = self.model.model.vision_tower(batch.pixels).last_hidden_state[:, 1:]
+        with torch.autocast("cpu", torch.bfloat16):
+            if self.recipe.start is None:
+                hidden = self.model.model.vision_tower(batch.pictures["pixel_values"]).last_hidden_state[:, 1:]
+            else:
+                hidden = self.passes.features(batch.pictures).unflatten(0, batch.dense.shape[:2])
             guesses = [head(hidden).float() for head in self.heads]
         losses = [nn.functional.cross_entropy(g.flatten(0, 1), batch.dense[..., k].flatten()) for k, g in enumerate(guesses)]
         on_card = batch.dense[..., 1] > 0
@@ -151,17 +188,17 @@ class Run:
 
     def _language_loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         assert batch.ids is not None and batch.weights is not None and batch.first_answer is not None
-        with torch.autocast(batch.pixels.device.type, torch.bfloat16):
-            features = self._features(batch.pixels)
-            hidden = self._hidden(batch, features)
+        looks = batch.looks if self.stage == "shaping" else None
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = self.passes(batch, attend=self.recipe.gazing if looks is not None else ())
             weights = batch.weights[:, 1:]
             wanted = weights > 0
-            logits = self.model.lm_head(hidden[:, :-1][wanted]).float()
+            logits = self.model.lm_head(seen.states[:, :-1][wanted]).float()
         targets = batch.ids[:, 1:][wanted]
         losses = nn.functional.cross_entropy(logits, targets, reduction="none")
         loss = (losses * weights[wanted]).sum() / weights[wanted].sum()
         if batch.dense is not None:
-            loss = loss + self.recipe.naming * self._naming_loss(features, batch.dense)[0]
+            loss = loss + self.recipe.naming * self._naming_loss(seen.features, batch.dense)[0]
         hits = torch.zeros_like(weights)
         hits[wanted] = (logits.argmax(-1) == targets).float()
         # The first target of full weight: a caption's first digit, an answer's first token. Later ones can be had by elimination.
@@ -170,13 +207,18 @@ class Run:
             kind: round(first[[k for k, each in enumerate(batch.kinds) if each == kind]].mean().item(), 4)
             for kind in sorted(set(batch.kinds))
         }
-        return loss, {"accuracy": round(hits[weights == 1].mean().item(), 4), "first": by_kind}
+        record: dict[str, Any] = {"accuracy": round(hits[weights == 1].mean().item(), 4), "first": by_kind}
+        if looks is not None:
+            gaze, masses = _gaze_loss(looks, seen.attentions)
+            loss = loss + self.recipe.gaze * gaze
+            record["looked"] = masses
+        return loss, record
 
     def _naming_only(self, batch: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
         """Pictures without words: the naming loss alone, which goes on teaching the tower to read while questions are learned."""
         assert batch.dense is not None
-        with torch.autocast(batch.pixels.device.type, torch.bfloat16):
-            features = self._features(batch.pixels)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = self.passes.features(batch.pictures)
         loss, accuracy = self._naming_loss(features, batch.dense)
         return loss, {"accuracy": accuracy, "first": {"naming": accuracy}}
 
@@ -185,7 +227,7 @@ class Run:
 
         Returns the loss and the share of such tokens that name the right digit.
         """
-        with torch.autocast(features.device.type, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
             spoken = self.model.model.language_model.norm(features)[dense.flatten(0, 1)[:, 0] > 0]
             logits = self.model.lm_head(spoken).float()
         labels = dense.flatten(0, 1)[dense.flatten(0, 1)[:, 0] > 0] - 1
@@ -194,41 +236,13 @@ class Run:
         accuracy = (logits[:, digits].argmax(-1) == labels[:, 1]).float().mean().item()
         return cross_entropy(logits[:, colours], labels[:, 0]) + cross_entropy(logits[:, digits], labels[:, 1]), round(accuracy, 4)
 
-    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Projected visual tokens (image * token, width)."""
-        features = self.model.model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-        return torch.cat(list(features)) if isinstance(features, list | tuple) else features.flatten(0, 1)
-
-    def _hidden(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-        """Last hidden states of the rows (row, t, width). A scene's pictures are read once and their keys shared by its rows."""
-        assert batch.ids is not None and batch.readers is not None
-        decoder, pad = self.model.model.language_model, torch.finfo(torch.float32).min
-        length = batch.ids.shape[1]
-        if batch.prefix is None:
-            return decoder(inputs_embeds=self._embed(batch.ids, features), use_cache=False).last_hidden_state
-        scenes, before = batch.prefix.shape
-        cache = DynamicCache()
-        decoder(inputs_embeds=self._embed(batch.prefix, features), past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(len(batch.ids) // scenes)
-        causal = torch.full((length, length), pad).triu(1)
-        mask = torch.zeros(len(batch.ids), 1, length, before + length)
-        mask[..., before:] = causal
-        # Whatever follows the first visual token may have read it: the line break between two pictures is hidden as well.
-        seen = (batch.prefix[0] == self.model.config.image_token_id).cumsum(0) > 0
-        blind = ~batch.readers[:, None, :, None] & seen
-        mask[..., :before].masked_fill_(blind, pad)
-        positions = torch.arange(before, before + length)[None]
-        embeddings = self.model.get_input_embeddings()(batch.ids)
-        return decoder(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, past_key_values=cache).last_hidden_state
-
-    def _embed(self, ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        embeddings = self.model.get_input_embeddings()(ids)
-        places = (ids == self.model.config.image_token_id)[..., None].expand_as(embeddings)
-        return embeddings.masked_scatter(places, features.to(embeddings.dtype))
-
     def _optimiser(self) -> torch.optim.AdamW:
         language, tower = self.recipe.rates[self.stage]
-        seeing = [*self.model.model.vision_tower.parameters(), *self.heads.parameters()]
+        inner = self.model.model
+        spoken = {id(p) for p in (*inner.language_model.parameters(), *self.model.lm_head.parameters())}
+        seeing = [*getattr(inner, "vision_tower", getattr(inner, "visual", None)).parameters(), *self.heads.parameters()]
+        if self.recipe.start is not None:
+            seeing = [*(p for p in self.model.parameters() if id(p) not in spoken), *self.heads.parameters()]
         groups: list[dict[str, Any]] = [{"params": seeing, "lr": tower, "peak": tower}]
         if self.stage != "vision":
             seen = {id(p) for p in seeing}
@@ -263,3 +277,18 @@ class Run:
         temporary = self.folder / "state.pt.partial"
         torch.save(state, temporary)
         os.replace(temporary, self.folder / "state.pt")
+
+
+def _gaze_loss(looks: Looks, attentions: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, list[float]]:
+    """How far the heads' mean attention of each layer is from its target tokens: that it lies on them, and on all of them alike.
+
+    Returns the sum over layers, and per layer the mean share of attention on the target.
+    """
+    losses, masses = [], []
+    for weights, target in zip(attentions, looks.targets, strict=True):
+        row = weights[looks.row, :, looks.position].mean(1)
+        mass = (row * target).sum(1)
+        spread = ((row + 1e-6).log() * target).sum(1) / target.sum(1).clamp(min=1)
+        losses.append(-(spread + (mass + 1e-6).log()).mean())
+        masses.append(round(mass.mean().item(), 4))
+    return torch.stack(losses).sum(), masses

@@ -109,7 +109,8 @@ class Scene:
 @dataclass(frozen=True, slots=True)
 class SceneOptions:
     """What a draw may use. `prior` is the chance that a one-digit card of a `PRIOR` colour carries that colour's digit
-    (0: digits are uniform); `inside_centre` keeps every card in the central square, which a centre-cropping model sees.
+    (0: digits are uniform); `inside_centre` keeps every card in the central square, which a centre-cropping model sees; `size` is the
+    picture's (width, height), drawn where it is None.
     """
 
     colours: tuple[str, ...] = tuple(COLOURS)
@@ -120,6 +121,7 @@ class SceneOptions:
     one_digit: float = SINGLES
     prior: float = 0.0
     inside_centre: bool = False
+    size: tuple[int, int] | None = None
 
 
 def draw_scene(
@@ -153,7 +155,7 @@ def _draw(
     asked_colour: str | None,
     relation: Relation | None,
 ) -> Scene:
-    width, height = _picture_size(rng)
+    width, height = options.size or draw_size(rng)
     short = min(width, height)
     n_cards = int(rng.integers(options.n_cards[0], options.n_cards[1] + 1))
     colours = [str(c) for c in rng.permutation([c for c in options.colours if c != asked_colour])]
@@ -197,7 +199,8 @@ def draw_count(rng: np.random.Generator, one_digit: float) -> int:
     return 1 if draw < one_digit else 2 if draw < one_digit + (1 - one_digit) * 0.625 else 3
 
 
-def _picture_size(rng: np.random.Generator) -> tuple[int, int]:
+def draw_size(rng: np.random.Generator) -> tuple[int, int]:
+    """A picture's (width, height): a square of one of four sizes, or up to half as long again on one side."""
     short = int(rng.choice([160, 176, 192, 224]))
     if rng.random() < 0.65:
         return short, short
