@@ -136,10 +136,7 @@ def refuse_control(processor: Any, text: str, where: str) -> None:
         It holds one.
     """
     tokenizer = processor.tokenizer
-    special = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    # A placeholder is replaced in the text, before the tokenizer sees it; and a normaliser may turn other spellings into a token.
-    written = {*special.values(), *getattr(processor, "all_special_multimodal_tokens", ())}
+    special, written = _control(processor)
     found = sorted((token for token in written if token in text), key=lambda token: (text.index(token), -len(token)))
     if not found:
         unknown = tokenizer.unk_token_id  # what every unknown word becomes
@@ -150,3 +147,28 @@ def refuse_control(processor: Any, text: str, where: str) -> None:
             f"{where} holds {found[0]!r}, which this model's tokenizer reads as a special token and not as words; "
             "leave it out, or write it with a space after its first character."
         )
+
+
+def without_control(processor: Any, text: str) -> str:
+    """The text with a space in place of everything that `refuse_control` refuses: what a model said can then be told to it again."""
+    tokenizer = processor.tokenizer
+    special, written = _control(processor)
+    while True:
+        plain = text
+        for token in sorted(written, key=len, reverse=True):
+            plain = plain.replace(token, " ")
+        read = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True)
+        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        for _, (start, end) in reversed([(i, span) for i, span in spans if i in special and i != tokenizer.unk_token_id]):
+            plain = plain[:start] + " " + plain[end:]
+        if plain == text:
+            return text
+        text = plain  # what is left may be a token now
+
+
+def _control(processor: Any) -> tuple[dict[int, str], set[str]]:
+    """The special tokens by id, and every spelling that is one: a placeholder is replaced in the text, before the tokenizer sees it."""
+    tokenizer = processor.tokenizer
+    special = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return special, {*special.values(), *getattr(processor, "all_special_multimodal_tokens", ())}

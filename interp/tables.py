@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -134,10 +135,12 @@ def probe_table(readable: xr.Dataset) -> Table:
 def method_tables(compared: Compared, score: str = "exact match") -> list[Table]:
     """Every method with its interval and its paired differences, and scores by how well attention found the evidence."""
     scores = compared.scores
+    absent = json.loads(scores.attrs.get("not_applicable", "{}"))
     first = _table(f"Methods side by side ({_about(scores)})", "method", "n", score, "95 % interval")
     for method in scores["method"].values:
         part = scores.sel({"method": method})
-        first.add_row(str(method), str(int(part["n"])), _number(part["mean"]), _interval(part["interval"]))
+        shown = "not applicable" if str(method) in absent else _number(part["mean"])
+        first.add_row(str(method), str(int(part["n"])), shown, _interval(part["interval"]))
     quality = [_quality_table(compared.quality, compared.effect)] if compared.quality is not None else []
     return [first, *(_paired_table(each, score) for each in compared.against), *quality]
 

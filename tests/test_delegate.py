@@ -90,7 +90,7 @@ def shown(sample: Sample, maps: Sequence[xr.DataArray]) -> Sample:
 
 
 def bare(answers: xr.Dataset) -> xr.Dataset:
-    return answers.drop_vars("seconds").drop_attrs().load()
+    return answers.drop_vars(["seconds", "passes"]).drop_attrs().load()  # what it cost
 
 
 def watching(seen: list[Any], what: Any) -> Method:

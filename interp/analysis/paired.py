@@ -45,8 +45,8 @@ def compare(
     xr.Dataset
         Over `method` (the others): `mean`, `mean_against`, `difference` (theirs less `against`'s) with its `interval` (ci_bound), a
         bootstrap over pictures; `wins` and `losses`, samples scored higher and lower; `n` samples and `n_images` pictures;
-        `p_mcnemar`, exact and two-sided, NaN where a score is neither 0 nor 1; `p_permutation`, two-sided, from flipping the sign of
-        whole pictures; `p_holm` and `p_holm_permutation`, each after Holm over the methods.
+        `p_mcnemar`, exact and two-sided, NaN where a score is neither 0 nor 1, or none is paired; `p_permutation`, two-sided, from
+        flipping the sign of whole pictures; `p_holm` and `p_holm_permutation`, each after Holm over the methods.
 
         McNemar's test takes the samples for independent; where samples share pictures, `p_permutation` is the one to read.
 
@@ -61,7 +61,8 @@ def compare(
     theirs = np.array([table[methods.index(name)] for name in others])
     gained = np.where(np.isnan(base), np.nan, theirs - base)
     paired = ~np.isnan(gained)
-    binary = [bool(np.isin([*row[both], *base[both]], (0.0, 1.0)).all()) for row, both in zip(theirs, paired, strict=True)]
+    # a method that was not applicable is no test, and must not count as one in Holm's correction
+    binary = [both.any() and bool(np.isin([*row[both], *base[both]], (0.0, 1.0)).all()) for row, both in zip(theirs, paired, strict=True)]
     wins, losses = (gained > 0).sum(axis=1), (gained < 0).sum(axis=1)
     clusters = answers["image_id"]
     spread = mean_interval(

@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from interp.methods.registry import names as names
     from interp.methods.registry import register as register
     from interp.methods.stored import open_answers as open_answers
+    from interp.methods.token_maps import attribution_maps as attribution_maps
 
 _PUBLIC = {
     "Batch": "interp.methods.batch",
     "Method": "interp.methods.method",
     "Reply": "interp.methods.batch",
+    "attribution_maps": "interp.methods.token_maps",
     "evaluate": "interp.methods.evaluation",
     "names": "interp.methods.registry",
     "open_answers": "interp.methods.stored",
     "register": "interp.methods.registry",
 }
 
-__all__ = ["Batch", "Method", "Reply", "evaluate", "names", "open_answers", "register"]
+__all__ = ["Batch", "Method", "Reply", "attribution_maps", "evaluate", "names", "open_answers", "register"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,10 @@ picture. What several methods need (the plain prompt's prefill, the maps) is com
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from interp.analysis import Profile, evidence_labels, profiled_map
 from interp.analysis.auroc import auroc_kernel
 from interp.benchmarks.sample import Sample
-from interp.capture.answering import answered, entropy
+from interp.capture.answering import Answered, answered, entropy
 from interp.capture.facts import Facts
 from interp.capture.forward import Prefill, prefill
 from interp.capture.pictures import digests
 from interp.capture.record import captured_rows
+from interp.decoding import Run
 from interp.encoding import Encoding
 from interp.errors import InterpError
 from interp.interventions import evidence_map, gain, highlight
@@ -30,6 +33,7 @@ from interp.methods.attribution import Attribution
 from interp.methods.shared import Shared
 from interp.vlm import VLM
 
+T = TypeVar("T")
 Maps = Sequence[Sequence[xr.DataArray]]  # per sample, per picture
 
 
@@ -53,6 +57,9 @@ class Reply:
     numbers: dict[str, float] = field(default_factory=dict)
 
 
+_Spoken = tuple[Reply, list[NDArray[np.float32]]]  # a reply, and the attention rows of its tokens if they were asked for
+
+
 class Batch:
     """Questions that are asked together.
 
@@ -69,6 +76,14 @@ class Batch:
     attribution
         Where attention comes from if it is not the model's own. `attention`, `seen` and `tokens`, and with them `maps`, `maps_of` and
         `profiled_auroc`, are then of the attributing model's tokens; everything else is of the model that answers.
+    keep_rows
+        Whether some method will ask for the attention rows of the base answer (`spoken`): they then come from the answer that `base`
+        gives, and not from another one like it.
+
+    Attributes
+    ----------
+    shared
+        Work that several methods share, by name; what is done inside `Shared.once` is charged to each of them.
     """
 
     def __init__(
@@ -78,31 +93,47 @@ class Batch:
         options: Options,
         profile: Profile | None = None,
         attribution: Attribution | None = None,
+        keep_rows: bool = False,
     ) -> None:
         self.vlm = vlm
         self.samples = samples
         self.options = options
         self.profile = profile
         self.attribution = attribution
-        self._shared = Shared()
+        self.keep_rows = keep_rows
+        self._processed = np.zeros(len(samples))
+        self._places = {sample.id: place for place, sample in enumerate(samples)}
+        self.shared = Shared(lambda: np.concatenate([[time.perf_counter()], self._processed]))
 
     @property
     def facts(self) -> Sequence[Facts]:
         """Per sample, where the tokens of this model's base prompt come from."""
-        return self._shared.once("facts", lambda: [Facts.of(s, e, sha256=()) for s, e in zip(self.samples, self._encodings, strict=True)])
+        return self.shared.once("facts", lambda: [Facts.of(s, e, sha256=()) for s, e in zip(self.samples, self._encodings, strict=True)])
 
     @property
     def attention(self) -> Sequence[NDArray[np.floating]]:
         """Per sample, (layer, head, token): the last prompt token's attention under the base prompt, which every map comes from."""
         if self.attribution is not None:
             return [one["attention"].values for one in self._attributed]
-        return self._shared.once("attention", lambda: self._first[1])
+        return self.shared.once("attention", lambda: self.own_attention)
+
+    @property
+    def own_attention(self) -> Sequence[NDArray[np.floating]]:
+        """As `attention`, of the model that answers, whoever attributes."""
+        return self._first[1]
 
     @property
     def base(self) -> Sequence[Reply]:
         """The replies to the base prompt, from the prefill that also serves the maps where those are this model's own."""
-        made = self._shared.once("base", self._plain)
-        return [replace(reply, numbers=dict(reply.numbers)) for reply in made]  # a method may add numbers of its own
+        made = self.shared.once("base", lambda: self._plain(self.keep_rows))
+        return [replace(reply, numbers=dict(reply.numbers)) for reply, _ in made]  # a method may add numbers of its own
+
+    @property
+    def spoken(self) -> Sequence[list[NDArray[np.float32]]]:
+        """Per sample, the attention rows (layer, head, key) of what was answered to the base prompt, one per token but for the end token's.
+        Keys are the prompt's tokens and the answer's up to the row's own.
+        """
+        return self.shared.once("rows", self._spoken)
 
     @property
     def sha256(self) -> Sequence[tuple[str, ...]]:
@@ -118,16 +149,26 @@ class Batch:
         InterpError
             There is no profile.
         """
-        return self._shared.once("maps", lambda: [self._paint(self.seen(k), self._known_profile) for k in range(len(self.samples))])
+        return self.shared.once("maps", lambda: [self._paint(self.seen(k), self._known_profile) for k in range(len(self.samples))])
 
     @property
     def profiled_auroc(self) -> NDArray[np.float64]:
         """(sample,) How well the profiled attention ranks the evidence; NaN where there is none to rank."""
         seen = [self.seen(k) for k in range(len(self.samples))]
-        profile = self._known_profile
-        maps = [profiled_map(one, profile).values for one in seen]
+        profile, maps = self._known_profile, self.profiled
         labels = [evidence_labels(one["coverage"], profile.rule).values for one in seen]
         return np.asarray([auroc_kernel(map_, marks) for map_, marks in zip(maps, labels, strict=True)])
+
+    @property
+    def profiled(self) -> Sequence[NDArray[np.floating]]:
+        """Per sample, (token,): the profiled attention (paper, Eq. 1), before it is made a map.
+
+        Raises
+        ------
+        InterpError
+            There is no profile.
+        """
+        return [profiled_map(self.seen(k), self._known_profile).values for k in range(len(self.samples))]
 
     def seen(self, index: int) -> xr.Dataset:
         """Sample `index` with its attention, as much of a trace's sample as a map needs."""
@@ -140,6 +181,10 @@ class Batch:
         """Where the tokens that a map is made of are in sample `index`, and how much of each is evidence; no forward pass."""
         if self.attribution is not None:
             return self._attributed[index].drop_dims(["layer", "head"])
+        return self.own_tokens(index)
+
+    def own_tokens(self, index: int) -> xr.Dataset:
+        """As `tokens`, of the base prompt of the model that answers, whoever attributes."""
         facts = self.facts[index]
         per_token = {name: ("token", getattr(facts, name)) for name in ("view", "row", "col", "image_index")}
         return xr.Dataset(
@@ -147,13 +192,18 @@ class Batch:
             coords={"token_box": (("token", "corner"), facts.token_boxes), **per_token},
         )
 
-    def maps_of(self, values: Sequence[ArrayLike]) -> Maps:
-        """Maps of your own: per sample (token,) values, smoothed like `maps`, but with no spike replaced."""
+    def maps_of(self, values: Sequence[ArrayLike], *, denoise: bool = False, smooth: bool = True) -> Maps:
+        """Maps of your own: per sample (token,) values. By default they are smoothed like `maps`, but no spike is replaced."""
         chosen = [xr.DataArray(np.asarray(one, dtype=np.float64), dims="token") for one in values]
-        return [self._paint(self.tokens(k), one, denoise=False) for k, one in enumerate(chosen)]
+        return [self._paint(self.tokens(k), one, denoise, smooth) for k, one in enumerate(chosen)]
 
     def ask(
-        self, prompt: str | Sequence[str], samples: Sequence[Sample] | None = None, max_new_tokens: int | None = None
+        self,
+        prompt: str | Sequence[str],
+        samples: Sequence[Sample] | None = None,
+        max_new_tokens: int | None = None,
+        *,
+        call: Callable[[Run, dict[str, Any]], Any] | None = None,
     ) -> Sequence[Reply]:
         """Ask the model.
 
@@ -165,19 +215,52 @@ class Batch:
             What to ask instead of the batch's own samples (the same questions about other pictures, say).
         max_new_tokens
             By default the evaluation's.
+        call
+            Runs each forward pass in the model's stead, see `interp.decoding.Run.start`.
         """
         asked = self.samples if samples is None else samples
         wordings = [prompt] * len(asked) if isinstance(prompt, str) else prompt
         encodings = [self.vlm.encode(sample, wording) for sample, wording in zip(asked, wordings, strict=True)]
-        return self._reply(asked, encodings, self._without_rows(encodings), max_new_tokens or self.options.max_new_tokens)
+        first = self.begin(encodings, call)
+        return [reply for reply, _ in self._reply(asked, encodings, first, max_new_tokens or self.options.max_new_tokens)]
 
-    def show(self, maps: Maps, prompt: str = "vea") -> Sequence[Reply]:
-        """Ask about the original pictures highlighted by `maps`. The replies record `mean_gain`, over all pixels of a sample."""
+    def begin(self, encodings: Sequence[Encoding], call: Callable[[Run, dict[str, Any]], Any] | None = None) -> Prefill:
+        """The prefill of some prompts, without attention rows."""
+        with torch.no_grad():
+            run = self.vlm.start(encodings)
+            run.call = call or run.call
+            outputs = run.forward(run.prefill_inputs(), logits_to_keep=1)
+        self.processed({encoding.sample_id: len(encoding) for encoding in encodings})
+        return Prefill(run, outputs, [])
+
+    def processed(self, tokens: Mapping[str, float]) -> None:
+        """Count tokens that went through the decoder, by sample id; a backward pass through it counts as two forward passes."""
+        for name, number in tokens.items():
+            if name in self._places:
+                self._processed[self._places[name]] += number
+
+    def show(self, maps: Maps, prompt: str = "vea", *, beside: bool = False) -> Sequence[Reply]:
+        """Ask about the original pictures highlighted by `maps`.
+
+        Parameters
+        ----------
+        maps
+            Per sample and picture.
+        prompt
+            As in `ask`.
+        beside
+            Show the highlighted pictures after the original ones, not in their place.
+
+        Returns
+        -------
+        The replies, which record `mean_gain`, over all highlighted pixels of a sample.
+        """
         shown, means = [], []
         alpha, variant = self.options.alpha, self.options.variant
         for sample, own in zip(self.samples, maps, strict=True):
-            pictures = zip(sample.open_images(), own, strict=True)
-            shown.append(replace(sample, images=tuple(highlight(picture, one, alpha, variant) for picture, one in pictures)))
+            originals = sample.open_images()
+            lit = [highlight(picture, one, alpha, variant) for picture, one in zip(originals, own, strict=True)]
+            shown.append(replace(sample, images=(*originals, *lit) if beside else tuple(lit)))
             means.append(float(np.concatenate([gain(one, alpha).ravel() for one in own]).mean()))
         replies = self.ask(prompt, shown)
         for reply, mean in zip(replies, means, strict=True):
@@ -189,9 +272,17 @@ class Batch:
         name = f"{self.options.seed}/{self.samples[index].id}/{image_index}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
 
-    def timed(self, answer: Callable[[Batch], Sequence[Reply]]) -> tuple[Sequence[Reply], float]:
-        """The replies of `answer`, and the seconds it takes by itself: what methods share is charged to each of them."""
-        return self._shared.timed(lambda: answer(self))
+    def charged(self, answer: Callable[[Batch], T]) -> tuple[T, float, NDArray[np.float64]]:
+        """What `answer` gives, and what it costs by itself: what methods share is charged to each of them.
+
+        Returns
+        -------
+        tuple
+            The result; seconds, of the whole batch; and per sample forward-pass equivalents: tokens that went through the decoder
+            (`processed`), in lengths of the sample's base prompt.
+        """
+        result, cost = self.shared.timed(lambda: answer(self))
+        return result, float(cost[0]), cost[1:] / [len(encoding) for encoding in self._encodings]
 
     @property
     def _known_profile(self) -> Profile:
@@ -201,20 +292,21 @@ class Batch:
 
     @property
     def _encodings(self) -> Sequence[Encoding]:
-        return self._shared.once("encodings", lambda: [self.vlm.encode(sample) for sample in self.samples])
+        return self.shared.once("encodings", lambda: [self.vlm.encode(sample) for sample in self.samples])
 
     @property
     def _attributed(self) -> Sequence[xr.Dataset]:
         assert self.attribution is not None  # whoever asks has looked
         read = self.attribution.of
-        return self._shared.once("attributed", lambda: [read(sample) for sample in self.samples])
+        return self.shared.once("attributed", lambda: [read(sample) for sample in self.samples])
 
     @property
     def _first(self) -> tuple[Prefill, list[NDArray[np.floating]]]:
-        return self._shared.once("first", self._prefill)
+        return self.shared.once("first", self._prefill)
 
     def _prefill(self) -> tuple[Prefill, list[NDArray[np.floating]]]:
         first = prefill(self.vlm, self._encodings)
+        self.processed({encoding.sample_id: len(encoding) for encoding in self._encodings})
         attention = []
         for k, (sample, encoding) in enumerate(zip(self.samples, self._encodings, strict=True)):
             attention.append(captured_rows(self.vlm, sample.id, encoding, first, k)[:, :, 0])
@@ -222,22 +314,30 @@ class Batch:
         first.outputs.attentions = None  # copied out above
         return first, attention
 
-    def _plain(self) -> Sequence[Reply]:
-        first = self._first[0] if self.attribution is None else self._without_rows(self._encodings)
-        return self._reply(self.samples, self._encodings, first, self.options.max_new_tokens)
+    def _plain(self, keep_rows: bool) -> Sequence[_Spoken]:
+        if self.attribution is None and keep_rows == self.keep_rows:
+            return self._reply(self.samples, self._encodings, self._first[0], self.options.max_new_tokens, keep_rows)
+        # the shared prefill's cache goes on to the answer that `base` gives, and is asked for once
+        encodings = [self.vlm.encode(sample) for sample in self.samples]
+        return self._reply(self.samples, encodings, self.begin(encodings), self.options.max_new_tokens, keep_rows)
 
-    def _without_rows(self, encodings: Sequence[Encoding]) -> Prefill:
-        with torch.no_grad():
-            run = self.vlm.start(encodings)
-            return Prefill(run, run.forward(run.prefill_inputs(), logits_to_keep=1), [])
+    def _spoken(self) -> Sequence[list[NDArray[np.float32]]]:
+        made = self.shared.once("base" if self.keep_rows else "spoken", lambda: self._plain(True))
+        self.processed({sample.id: 1 for sample in self.samples})  # the last token, which is fed for its row alone
+        return [rows for _, rows in made]
 
-    def _paint(self, one: xr.Dataset, source: Profile | xr.DataArray, denoise: bool = True) -> list[xr.DataArray]:
+    def _paint(self, one: xr.Dataset, source: Profile | xr.DataArray, denoise: bool = True, smooth: bool = True) -> list[xr.DataArray]:
         o = self.options
-        how = {"denoise": denoise, "smooth": o.sigma > 0, "sigma": o.sigma, "lam": o.lam, "variant": o.variant}
+        how = {"denoise": denoise, "smooth": smooth and o.sigma > 0, "sigma": o.sigma, "lam": o.lam, "variant": o.variant}
         return [evidence_map(one, source, image_index=index, **how) for index in range(one.sizes["image"])]
 
-    def _reply(self, samples: Sequence[Sample], encodings: Sequence[Encoding], first: Prefill, longest: int) -> Sequence[Reply]:
-        return [
-            Reply(said.ids, {**said.scores, "entropy": entropy(first, index), "mean_gain": 1.0})
-            for index, said in enumerate(answered(self.vlm, samples, encodings, first, longest))
-        ]
+    def _reply(
+        self, samples: Sequence[Sample], encodings: Sequence[Encoding], first: Prefill, longest: int, keep_rows: bool = False
+    ) -> Sequence[_Spoken]:
+        said = answered(self.vlm, samples, encodings, first, longest, keep_rows)
+        self.processed({e.sample_id: len(one.ids) - 1 for e, one in zip(encodings, said, strict=True)})  # the last one is not fed
+        return [(_scored(one, entropy(first, index)), one.rows) for index, one in enumerate(said)]
+
+
+def _scored(said: Answered, doubt: float) -> Reply:
+    return Reply(said.ids, {**said.scores, "entropy": doubt, "mean_gain": 1.0})

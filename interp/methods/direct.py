@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from interp.methods.method import Method
 
-BASE = Method("base", "original picture, base prompt", lambda batch: batch.base)
-INST = Method("inst", "original picture, VEA prompt", lambda batch: batch.ask("vea"))
+BASE = Method("base", "original picture, base prompt", lambda batch: batch.base, forms=("base",))
+INST = Method("inst", "original picture, VEA prompt", lambda batch: batch.ask("vea"), forms=("vea",))

@@ -30,6 +30,7 @@ from interp.methods.method import Method
 from interp.methods.registry import find
 from interp.methods.stored import open_answers
 from interp.methods.table import IDS, PACKED, check_records, checked, labelled, packed, planned, posed, slim
+from interp.methods.trained import not_applicable
 from interp.vlm import VLM
 
 
@@ -98,7 +99,11 @@ def evaluate(
     -------
     xr.Dataset
         (method, sample): `prediction`; the scores of `interp.answers`; `reference_logprob`, `reference_logprob_mean` and `entropy` in
-        nats; `mean_gain`, over a sample's pixels; `seconds` per sample, each method charged with what it shares with others. With a
+        nats; `mean_gain`, over a sample's pixels; and the cost, each method charged with what it shares with others: `seconds` per
+        sample, and `passes`, forward-pass equivalents: tokens that went through the decoder, prompts and answers, in lengths of the
+        sample's base prompt (a backward pass counts twice; scoring the references does not count). What a method does not give is NaN.
+        A method in whose form the model was not trained, by its own card, has an empty prediction, no scores, and the reason in the
+        attribute `not_applicable` (JSON, by method). With a
         profile, `profiled_auroc` (sample). With `vea-shifted`, `shift_role` (sample): where the shifted map's peak fell. Coordinates
         and provenance as in a trace. Choose a method by ``answers.sel({"method": "vea"})``: xarray takes ``sel(method=...)`` for its
         own argument of that name, and chooses nothing.
@@ -146,11 +151,14 @@ def evaluate(
     there = store is not None and Path(store).exists()
     facts = [] if there else run.survey()
     pictures: set[str] = set()
-    source = identify(_noting(facts or bench, pictures, other))
+    most = [0]
+    source = identify(_noting(facts or bench, pictures, most, other))
+    run.absent = not_applicable(vlm, chosen, most[0])
     if profile is not None:
         profile.check(model if other is None else other.attrs, pictures, allow_overlap=allow_overlap)
     asked = {
         "methods": [method.name for method in chosen],
+        "method_summaries": {method.name: method.summary for method in chosen},
         **asdict(options),
         "batch_size": batch_size,
         "profile_layers": list(profile.layers) if profile else [],
@@ -159,7 +167,7 @@ def evaluate(
         "profile_overlap": len(pictures & set(profile.image_ids)) if profile else 0,
         **(other.identity([bench[index].id for index in sorted({0, len(bench) // 2, len(bench) - 1})]) if other else {}),
     }
-    described = {"attribution_prompt": "base", **asked, "method_summaries": {method.name: method.summary for method in chosen}}
+    described = {"attribution_prompt": "base", **asked, **({"not_applicable": run.absent} if run.absent else {})}
 
     def known() -> xr.Dataset:
         return posed(facts or run.survey(), vlm, chosen, described).assign_attrs(extra)
@@ -201,6 +209,7 @@ class _Run:
         self.options = options
         self.batch_size = batch_size
         self.progress = progress
+        self.absent: dict[str, str] = {}
         self.arrays = planned(len(bench), methods, options.max_new_tokens)
 
     def survey(self) -> list[Facts]:
@@ -219,9 +228,10 @@ class _Run:
         n = len(self.bench)
         batches = [range(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
         open_ones = [batch for batch in batches if not missing.isdisjoint(batch)]
+        rows = any(method.needs_spoken for method in self.methods if method.name not in self.absent)
         with serving_rows(self.vlm.hf_model):
             for places in track(open_ones, len(open_ones), "answering", self.progress):
-                batch = Batch(self.vlm, [self.bench[index] for index in places], self.options, self.profile, self.attribution)
+                batch = Batch(self.vlm, [self.bench[index] for index in places], self.options, self.profile, self.attribution, rows)
                 if pictures is not None:
                     for index, sample, found in zip(places, batch.samples, batch.sha256, strict=True):
                         pictures.check(index, sample.id, found)
@@ -246,16 +256,19 @@ class _Run:
 
     def labelled(self, known: xr.Dataset, written: Mapping[str, NDArray[Any]]) -> xr.Dataset:
         """The answers, from what was known before and what was written."""
-        return labelled(known, written, self.methods, lambda ids: answer_text(self.vlm, ids))
+        return labelled(known, written, self.methods, lambda ids: answer_text(self.vlm, ids), self.absent)
 
     def _batch(self, batch: Batch) -> list[dict[str, NDArray[Any]]]:
         replies = {}
         for method in self.methods:
-            given, seconds = batch.timed(method.answer)
+            if method.name in self.absent:
+                continue
+            given, seconds, passes = batch.charged(method.answer)
             names = [sample.id for sample in batch.samples]
+            costs = [{"seconds": seconds / len(names), "passes": float(one)} for one in passes]
+            checked(given, method, names, self.options.max_new_tokens)
             # copies, as one reply may stand for two methods
-            charged = [replace(reply, numbers={**reply.numbers, "seconds": seconds / len(names)}) for reply in given]
-            replies[method.name] = checked(charged, method, names, self.options.max_new_tokens)
+            replies[method.name] = [replace(reply, numbers={**reply.numbers, **cost}) for reply, cost in zip(given, costs, strict=True)]
         quality = batch.profiled_auroc if self.profile is not None else np.full(len(batch.samples), np.nan)
         return [
             packed({name: several[k] for name, several in replies.items()}, float(quality[k]), self.methods, self.options.max_new_tokens)
@@ -263,9 +276,12 @@ class _Run:
         ]
 
 
-def _noting(asked: Iterable[Facts | Sample], pictures: set[str], attribution: Attribution | None) -> Iterator[Facts | Sample]:
+def _noting(
+    asked: Iterable[Facts | Sample], pictures: set[str], most: list[int], attribution: Attribution | None
+) -> Iterator[Facts | Sample]:
     for one in asked:
         pictures.add(one.image_id)
+        most[0] = max(most[0], len(one.image_uris))
         if attribution is not None:
             attribution.check(one)
         yield one

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interp.errors import InterpError
+from interp.methods.agla import AGLA
+from interp.methods.cgr import CGR
 from interp.methods.direct import BASE, INST
 from interp.methods.method import Method
+from interp.methods.sink_redistribution import SINK_REDISTRIBUTION
+from interp.methods.var import VAR
 from interp.methods.vea import VEA
+from interp.methods.vea_ablations import ALL_LAYERS, NO_DENOISE, NO_PROMPT, NO_SMOOTHING
 from interp.methods.vea_controls import BOXES, SHIFTED, UNIFORM
+from interp.methods.vea_star import VEA_STAR
+from interp.methods.vicrop import VICROP
 
 _KNOWN: dict[str, Method] = {}
 
@@ -56,5 +63,7 @@ def find(methods: Sequence[str | Method]) -> list[Method]:
     return found
 
 
-for _method in (BASE, INST, VEA, SHIFTED, UNIFORM, BOXES):
+_ABLATIONS = (NO_DENOISE, NO_SMOOTHING, ALL_LAYERS, NO_PROMPT)
+_RIVALS = (CGR, VAR, SINK_REDISTRIBUTION, AGLA, VICROP)
+for _method in (BASE, INST, VEA, SHIFTED, UNIFORM, BOXES, *_ABLATIONS, VEA_STAR, *_RIVALS):
     register(_method)

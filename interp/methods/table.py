@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from interp.methods.batch import Reply
 from interp.methods.method import Method
 from interp.vlm import VLM
 
-NUMBERS = ("reference_logprob", "reference_logprob_mean", "entropy", "seconds", "mean_gain")
+NUMBERS = ("reference_logprob", "reference_logprob_mean", "entropy", "seconds", "mean_gain", "passes")
 IDS, PACKED = "capture/answer_ids", "capture/packed"
 
 _PER_TOKEN = ("token_ids", "token_text", "segment", "token_boxes", "view", "row", "col", "image_index", "coverage")
@@ -28,10 +28,11 @@ _ASIDE = ("question", "references")  # the same for every method, so coordinates
 _TAKEN = {
     *DESCRIPTIONS,
     *("method", "sample", "image", "evidence", "corner", "axis", "layer", "head", "token", "dataset", "split", "image_id"),
-    *("mean_gain", "profiled_auroc"),
+    *("mean_gain", "passes", "profiled_auroc"),
 }
 _OWN = {
     "mean_gain": ("mean gain of the picture's pixels", "1"),
+    "passes": ("tokens through the decoder, in lengths of the base prompt", "1"),
     "profiled_auroc": ("AUROC of the profiled map on evidence tokens", "1"),
     "shift_role": ("role of the region under the shifted map's peak", ""),
 }
@@ -116,7 +117,10 @@ def checked(replies: Sequence[Reply], method: Method, samples: Sequence[str], ma
 
 
 def packed(replies: Mapping[str, Reply], quality: float, methods: Sequence[Method], max_new_tokens: int) -> dict[str, NDArray[Any]]:
-    """One sample's replies (`checked`), by method, as values of the planned arrays. A number that a reply lacks is NaN."""
+    """One sample's replies (`checked`), by method, as values of the planned arrays. A number that a reply lacks is NaN, and so are all of
+    a method without a reply.
+    """
+    replies = {method.name: replies.get(method.name, Reply(np.empty(0, np.int64))) for method in methods}
     ids = np.full((len(methods), max_new_tokens), -1, dtype=np.int64)
     for place, method in enumerate(methods):
         said = replies[method.name].ids
@@ -126,7 +130,11 @@ def packed(replies: Mapping[str, Reply], quality: float, methods: Sequence[Metho
 
 
 def labelled(
-    known: xr.Dataset, written: Mapping[str, NDArray[Any]], methods: Sequence[Method], text: Callable[[NDArray[np.int64]], str]
+    known: xr.Dataset,
+    written: Mapping[str, NDArray[Any]],
+    methods: Sequence[Method],
+    text: Callable[[NDArray[np.int64]], str],
+    absent: Collection[str] = (),
 ) -> xr.Dataset:
     """The answers: `known` with predictions, scores and numbers (method, sample), and what belongs to samples alone.
 
@@ -138,6 +146,8 @@ def labelled(
         The planned arrays, filled.
     text
         Of one answer's ids (step,), negative ones past its end.
+    absent
+        Methods that are not applicable: they have an empty prediction and no score.
     """
     ids, numbers = written[IDS], dict(zip(columns(methods), np.asarray(written[PACKED]).T, strict=True))
     names = [method.name for method in methods]
@@ -146,7 +156,10 @@ def labelled(
     both = ("method", "sample")
     variables: dict[str, Any] = {"prediction": (both, np.array(texts, dtype=TEXT))}
     for name, score in SCORES.items():
-        scored = [[score(said, accepted) for said, accepted in zip(row, references, strict=True)] for row in texts]
+        scored = [
+            [np.nan if of in absent else score(said, accepted) for said, accepted in zip(row, references, strict=True)]
+            for of, row in zip(names, texts, strict=True)
+        ]
         variables[name] = (both, np.asarray(scored, dtype=np.float64))
     for number in NUMBERS:
         variables[number] = (both, np.stack([numbers[name, number] for name in names]))

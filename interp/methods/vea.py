@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from interp.methods.method import Method
 
-VEA = Method("vea", "picture highlighted by the profiled attention, VEA prompt", lambda batch: batch.show(batch.maps), needs_map=True)
+VEA = Method(
+    "vea", "picture highlighted by the profiled attention, VEA prompt", lambda batch: batch.show(batch.maps), needs_map=True, forms=("vea",)
+)

@@ -49,7 +49,10 @@ SHIFTED = Method(
     "VEA with its map moved round the picture's edges by at least a quarter of each side",
     _shifted,
     needs_map=True,
+    forms=("vea",),
     records={"shift_role": _LANDINGS},
 )
-UNIFORM = Method("vea-uniform", "VEA with a constant map of the same mean", _uniform, needs_map=True)
-BOXES = Method("vea-boxes", "VEA with the marked evidence for a map; a picture without visible evidence stays as it is", _boxes)
+UNIFORM = Method("vea-uniform", "VEA with a constant map of the same mean", _uniform, needs_map=True, forms=("vea",))
+BOXES = Method(
+    "vea-boxes", "VEA with the marked evidence for a map; a picture without visible evidence stays as it is", _boxes, forms=("vea",)
+)

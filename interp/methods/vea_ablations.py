@@ -1,0 +1,46 @@
+"""VEA with one step left out (paper, ablation table): no spike replaced, nothing smoothed, no layer chosen, no word of the highlight.
+
+For "no profiling" the paper does not say what stands in for the profiled layers; as in the authors' code it is all layers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.methods.batch import Batch
+from interp.methods.method import Method
+
+
+def _everywhere(batch: Batch, index: int) -> NDArray[np.floating]:
+    """(token,) attention averaged over all layers and heads that reach a token."""
+    return batch.seen(index)["attention"].astype(np.float32).mean(["layer", "head"]).values
+
+
+NO_DENOISE = Method(
+    "vea-no-denoise",
+    "VEA without the replacement of spikes (Eq. 2)",
+    lambda batch: batch.show(batch.maps_of(batch.profiled, denoise=False)),
+    needs_map=True,
+    forms=("vea",),
+)
+NO_SMOOTHING = Method(
+    "vea-no-smoothing",
+    "VEA without the smoothing (Eq. 3)",
+    lambda batch: batch.show(batch.maps_of(batch.profiled, denoise=True, smooth=False)),
+    needs_map=True,
+    forms=("vea",),
+)
+ALL_LAYERS = Method(
+    "vea-all-layers",
+    "VEA with the mean over all layers in place of the profiled ones",
+    lambda batch: batch.show(batch.maps_of([_everywhere(batch, k) for k in range(len(batch.samples))], denoise=True)),
+    forms=("vea",),
+)
+NO_PROMPT = Method(
+    "vea-no-prompt",
+    "picture highlighted by the profiled attention, base prompt",
+    lambda batch: batch.show(batch.maps, "base"),
+    needs_map=True,
+    forms=("base",),
+)
