@@ -75,24 +75,26 @@ class _Asked(ModelSettings):
     model: str
     """A model that ships with the package (demo/NAME), a local directory, or a Hugging Face id."""
     benchmark: str
-    """digits or visual-cot."""
-    split: str = "test"
-    """Which part of the benchmark."""
+    """digits, visual-cot or jsonl (your own data)."""
+    split: str | None = None
+    """Which part of the benchmark; by default test, of jsonl all rows."""
     limit: Annotated[int | None, Field(ge=1)] = None
     """The first so many samples only."""
     annotations: Path | None = None
     """visual-cot: its annotation file."""
+    path: Path | None = None
+    """jsonl: its file."""
     images: Path | None = None
-    """visual-cot: its picture folder."""
+    """visual-cot: its picture folder; jsonl: the folder that paths begin at, if it is not the file's."""
     skip_bad: bool = False
-    """visual-cot: leave out, and count, unusable rows."""
+    """visual-cot, jsonl: leave out, and count, unusable rows."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 16
     """Longest answer, in tokens."""
 
     def benchmark_options(self) -> dict[str, Any]:
         """What `interp.load_benchmark` is given besides its name."""
         options: dict[str, Any] = {"split": self.split, "limit": self.limit}
-        options |= {name: value for name in ("annotations", "images") if (value := getattr(self, name)) is not None}
+        options |= {name: value for name in ("annotations", "path", "images") if (value := getattr(self, name)) is not None}
         return options | ({"skip_bad": True} if self.skip_bad else {})
 
 

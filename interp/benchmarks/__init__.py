@@ -17,22 +17,23 @@ __all__ = ["BENCHMARKS", "Benchmark", "Box", "Region", "Role", "Sample", "load_b
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    """Where a benchmark's ``load(split=, limit=, **options)`` lives, and the splits it has. Imported when asked for."""
+    """Where a benchmark's ``load(split=, limit=, **options)`` lives, and the splits it has (None: any). Imported when asked for."""
 
     module: str
-    splits: tuple[str, ...]
+    splits: tuple[str, ...] | None
 
 
 _LOADERS: dict[str, _Loader] = {
     "digits": _Loader("interp.benchmarks.digits", ("train", "validation", "profile", "test")),
     "visual-cot": _Loader("interp.benchmarks.visual_cot", ("train", "val", "validation", "test")),
+    "jsonl": _Loader("interp.benchmarks.jsonl", None),
 }
 
 BENCHMARKS: tuple[str, ...] = tuple(_LOADERS)
 """The names :func:`load_benchmark` knows."""
 
 
-def load_benchmark(name: str, *, split: str = "test", limit: int | None = None, **options: Any) -> Benchmark:
+def load_benchmark(name: str, *, split: str | None = None, limit: int | None = None, **options: Any) -> Benchmark:
     """The samples of a benchmark.
 
     Parameters
@@ -40,11 +41,12 @@ def load_benchmark(name: str, *, split: str = "test", limit: int | None = None, 
     name
         One of :data:`BENCHMARKS`.
     split
-        Which part; every benchmark has ``train`` and ``test``.
+        Which part; by default ``test``, and of ``jsonl``, whose rows may say any split or none, all rows.
     limit
         Take the first so many samples only.
     options
-        What this benchmark's loader takes besides: ``visual-cot`` needs ``annotations=`` and ``images=``.
+        What this benchmark's loader takes besides: ``visual-cot`` needs ``annotations=`` and ``images=``, ``jsonl`` (your own data, see
+        :mod:`interp.benchmarks.jsonl`) ``path=``, and takes ``images=``; both take ``skip_bad=``.
 
     Returns
     -------
@@ -60,7 +62,9 @@ def load_benchmark(name: str, *, split: str = "test", limit: int | None = None, 
     if name not in _LOADERS:
         raise BenchmarkError(f"Benchmark {name!r} is unknown; use one of {', '.join(_LOADERS)}.")
     splits = _LOADERS[name].splits
-    if split not in splits:
+    if split is None and splits is not None:
+        split = "test"
+    if splits is not None and split not in splits:
         raise BenchmarkError(f"Benchmark {name!r} has no split {split!r}; use one of {', '.join(splits)}.")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise BenchmarkError(f"limit={limit!r} leaves no sample of benchmark {name!r}; give a positive integer, or None for all.")
@@ -69,7 +73,7 @@ def load_benchmark(name: str, *, split: str = "test", limit: int | None = None, 
     samples = load(split=split, limit=limit, **options)
     if not len(samples):
         raise BenchmarkError(f"Benchmark {name!r}, split {split!r}, has no samples; choose another split or other options.")
-    return samples if isinstance(samples, Benchmark) else Benchmark(name, split, samples)
+    return samples if isinstance(samples, Benchmark) else Benchmark(name, split or "", samples)
 
 
 def _check_options(name: str, load: Callable[..., object], options: dict[str, Any]) -> None:

@@ -191,6 +191,15 @@ def image_sha256(picture: Image.Image) -> str:
     return hashlib.sha256(f"{rgb.width}x{rgb.height}".encode() + rgb.tobytes()).hexdigest()
 
 
+def header_size(path: Path) -> tuple[float, float] | None:
+    """Width and height of a picture file, from its header; None where it cannot be read: opening its sample says so by name."""
+    try:
+        with Image.open(path) as picture:
+            return float(picture.width), float(picture.height)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 def _open(source: ImageSource, sample_id: str) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.convert("RGB")

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from interp.benchmarks.benchmark import Benchmark
-from interp.benchmarks.sample import Box, Region, Sample, Sought
+from interp.benchmarks.sample import Box, Region, Sample, Sought, header_size
 from interp.benchmarks.visual_cot_forms import Row, Size, read_rows
 from interp.errors import BenchmarkError, SampleError
 
@@ -123,7 +121,7 @@ def _sample(row: Row, folder: Path, used: Counter[str], report: Report, skip_bad
     places = _places(folder, row.picture)
     path = next((place for place in places if place.is_file()), None)
     report.n_missing_images += path is None
-    size = row.size or (_header_size(path) if path else None)
+    size = row.size or (header_size(path) if path else None)
     regions = [Region(box) for box in _clean(row.boxes, size, report)]
     if report.n_outside_boxes and not skip_bad and size:
         raise SampleError(f"Sample {_name(row)!r} has a box outside its {size[0]:g} x {size[1]:g} image; {_REMEDY}.")
@@ -168,11 +166,3 @@ def _places(folder: Path, picture: str) -> tuple[Path, ...]:
     """Where a picture may be: under the archive's folders, under the name its paths begin with, or straight in one data set's folder."""
     inside = PurePosixPath(picture)
     return folder / inside, folder / "cot" / inside, folder.joinpath(*inside.parts[1:])
-
-
-def _header_size(path: Path) -> Size | None:
-    try:
-        with Image.open(path) as picture:
-            return float(picture.width), float(picture.height)
-    except (OSError, SyntaxError, ValueError):  # a broken file is reported with its sample's name when it is opened
-        return None

@@ -215,6 +215,7 @@ def _as_sample(drawn: _Drawn) -> Sample:
             "colour": asked.colour if asked is not None else colour,
             "prior_digit": PRIOR.get(asked.colour if asked is not None else colour, -1),
             "n_cards": len(scene.cards),
+            "colours": " ".join(card.colour for card in scene.cards),  # in the order of the regions
             "n_digits": len(asked.digits) if asked is not None else 0,
             "card_size": min(x1 - x0, y1 - y0),
             "contrast": round(scene.contrast, 4),
