@@ -5,11 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TORCH  := $(shell sed -n '/^torch==/p' constraints.txt)
-CHECKED := interp experiments tests
+CHECKED := interp experiments tests notebooks/*.py
 
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: .venv demo test lint clean
+.PHONY: .venv demo notebooks test lint clean
 .DELETE_ON_ERROR:
 
 .venv: $(STAMP)
@@ -26,6 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/interp demo
+
+notebooks: $(STAMP)
+	$(BIN)/python notebooks/execute.py  # in full, outputs and pictures into the .ipynb; needs Chrome or Chromium
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two processes of one thread each: more threads would fight over the cores

@@ -1,4 +1,4 @@
-"""Regenerates what README.md shows: the demo's printed tables and pictures, the organism's figures, tested models, measured costs.
+"""Regenerates what README.md shows: the demo's printed tables and pictures, figures of the models that ship, tested models, measured costs.
 
     python -m experiments.readme [--no-demo]
 
@@ -7,8 +7,9 @@ figures of the demo (needs Chrome or Chromium),
     experiments/readme/layer_maps.png         attention on one picture, layer by layer
     experiments/readme/disconnect_table.png   seen, readable, correct
     experiments/readme/methods.png            methods with intervals and paired differences
-The organism's figures come from its card.json, the costs from experiments/performance/results/*.md; the matrix of tested models is what
-`interp check` finds, of the organism and of a small random model per family.
+The organism's figures come from its card.json, the table and figure of all models from experiments/results/families, the costs from
+experiments/performance/results/*.md; the matrix of tested models is what `interp check` finds, of the organism and of a small random
+model per family.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import cyclopts
 import torch
 
 import interp
+from experiments.families import WORDS
 from interp.testing import TINY, tiny_vlm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +46,7 @@ def main(*, demo: bool = True) -> None:
         "tested-models": tested_models(),
         "organism": organism_table(json.loads((files("interp.organisms") / "llava" / "card.json").read_text(encoding="utf-8"))),
     }
+    blocks["families"] = families_table(ROOT / "experiments" / "results" / "families")
     blocks["causal"] = _bullets((ROOT / "experiments" / "results" / "causal" / "summary.md").read_text(encoding="utf-8"))
     blocks |= {block: (RESULTS / file).read_text(encoding="utf-8").strip() for block, file in COSTS.items()}
     page = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,6 +66,15 @@ def _drawn() -> str:
         for name in SHOWN:
             shutil.copyfile(Path(folder) / f"{name}.png", PICTURES / f"{name}.png")
     return "```\n" + printed + "\n```"
+
+
+def families_table(folder: Path) -> str:
+    """What was run, the table and the figure of all models side by side, as `experiments.families` left them."""
+    if not (folder / "summary.md").is_file():
+        return "Not run yet: `python -m experiments.families`."
+    text = (folder / "summary.md").read_text(encoding="utf-8").partition("\n\n")[2].partition(f"\n\n{WORDS}")[0]
+    drawn = folder / "across_models.png"
+    return f"{text}\n\n![Models side by side]({drawn.relative_to(ROOT).as_posix()})" if drawn.is_file() else text
 
 
 def _bullets(summary: str) -> str:

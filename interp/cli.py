@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import interp
 from interp import tables
 from interp.errors import InterpError
 from interp.findings import analyse, compare_methods, draw, write_tables
+from interp.reproduce import ReproduceSettings
 from interp.settings import EvaluateSettings, KnockoutSettings, ModelSettings, PatchSettings, SweepSettings, TraceSettings
 
 app = App(
@@ -36,11 +38,18 @@ _err = Console(stderr=True)
 
 Flat = Parameter(name="*")
 _AS_IT_IS = ModelSettings()
+_AS_THE_PAPER = ReproduceSettings()
 Score = Literal["exact_match", "contains"]
 
 
 @app.command
-def demo(*, model: str = "demo/llava", limit: int = 500, out: Path = Path("results/demo")) -> None:
+def demo(
+    *,
+    model: str | None = None,
+    everything: Annotated[bool, Parameter("--all", negative="")] = False,
+    limit: int = 500,
+    out: Path = Path("results/demo"),
+) -> None:
     """The whole path on a model that ships with the package: profile, trace, disconnect, VEA beside its controls, figures.
 
     Example: interp demo --limit 100 --out results/small
@@ -48,13 +57,22 @@ def demo(*, model: str = "demo/llava", limit: int = 500, out: Path = Path("resul
     Parameters
     ----------
     model
-        A model that ships with the package (demo/NAME), a local directory, or a Hugging Face id.
+        A model that ships with the package (demo/NAME; default demo/llava), a local directory, or a Hugging Face id.
+    everything
+        Every model that ships with the package, each into its own folder, and one table and figure with a row for each.
     limit
         How many test samples of the digits benchmark.
     out
         Folder for stores, tables and figures; the same command takes an interrupted run up again.
     """
-    found = interp.demo.run_demo(model, limit, _folder(out))
+    if everything:
+        if model is not None:
+            raise InterpError(
+                f"--all runs every model that ships with the package, so --model {model} cannot be given beside it; leave one out."
+            )
+        _side_by_side(limit, _folder(out))
+        return
+    found = interp.demo.run_demo(model or "demo/llava", limit, _folder(out))
     for table in found.tables:
         _out.print(table)
     _written(found.files, found.notes)
@@ -225,6 +243,49 @@ def patch(*, settings: Annotated[PatchSettings, Flat]) -> None:
 
 
 @app.command
+def reproduce(
+    *names: str,
+    settings: Annotated[ReproduceSettings, Flat] = _AS_THE_PAPER,
+    everything: Annotated[bool, Parameter("--all", negative="")] = False,
+    listing: Annotated[bool, Parameter("--list", negative="")] = False,
+    again: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Make figures and tables of the paper for one or more models, and a page of all that were made: OUT/index.html.
+
+    What is finished with the same settings is left as it is, and an interrupted run is taken up again.
+
+    Example: interp reproduce fig1 fig4 --model demo/llava --limit 100
+
+    Parameters
+    ----------
+    names
+        Which; see --list.
+    everything
+        All of them.
+    listing
+        Say which there are, and make none.
+    again
+        Make finished ones anew.
+    """
+    if listing:
+        for artefact in interp.reproduce.listed():
+            _out.print(f"{artefact.name:18} {artefact.title}", highlight=False, markup=False, soft_wrap=True)
+        return
+    if bool(names) == everything:
+        raise InterpError("Say which figures or tables to make, by name (interp reproduce --list) or with --all, not both.")
+
+    def report(what: str) -> None:
+        _err.print(what, highlight=False, markup=False, soft_wrap=True)
+
+    done = interp.reproduce.reproduce(names, settings, again=again, report=report)
+    for sentence in done.sentences:
+        _out.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    _written(done.files)
+    if done.failed:
+        raise InterpError(" ".join(["Some could not be made.", *done.failed]))
+
+
+@app.command
 def check(model: str, *, settings: Annotated[ModelSettings, Flat] = _AS_IT_IS, out: Path | None = None) -> None:
     """Certify a checkpoint before work is spent on it; exit status 1 if a check fails.
 
@@ -320,6 +381,21 @@ def _sentence(error: Exception) -> str:
     if not isinstance(cause, ValidationError):
         return str(error)
     return "; ".join(f"--{str(e['loc'][0]).replace('_', '-')} {e['input']!r}: {e['msg'].lower()}" for e in cause.errors()) + "."
+
+
+def _side_by_side(limit: int, out: Path) -> None:
+    """All models that ship, one after the other."""
+
+    def report(what: str) -> None:
+        _err.print(what, highlight=False, markup=False, soft_wrap=True)
+
+    again = shlex.join(["interp", "demo", "--all", "--limit", str(limit), "--out", str(out)])
+    done = interp.demo.run_all(None, limit, out, resume_command=again, report=report)
+    for sentence in done.sentences:
+        _out.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in done.seconds.items())
+    _out.print(f"time: {sum(done.seconds.values()) / 60:.1f} min ({spent})", highlight=False, markup=False, soft_wrap=True)
+    _written(done.files, done.notes)
 
 
 def _studied(study: Any) -> None:

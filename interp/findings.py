@@ -64,13 +64,15 @@ class Findings:
 class Compared:
     """Methods side by side: `scores` (method,) with intervals, `against` base and inst, and by the profiled map's AUROC.
 
-    `quality` (bin, method) and `effect` (bin,) of `vea` less `inst` are None without a profile, or without these methods.
+    `quality` (bin, method) and `effect` (bin,) of `vea` less `inst` are None without a profile, or without these methods. `answerable` is
+    `scores` without the samples that show no answer.
     """
 
     scores: xr.Dataset
     against: tuple[xr.Dataset, ...]
     quality: xr.Dataset | None = None
     effect: xr.Dataset | None = None
+    answerable: xr.Dataset | None = None
 
 
 def analyse(
@@ -135,20 +137,24 @@ def analyse(
 
 def compare_methods(answers: xr.Dataset, score: str = "exact_match") -> Compared:
     """Methods of an evaluation: their scores, and paired differences from `base` and from `inst` where those were asked."""
-    scores = analysis.mean_interval(answers[score], answers["image_id"]).assign_attrs(answers.attrs)
+    shown = xr.DataArray(~_absent(answers), dims="sample")
+    scores, answerable = (
+        analysis.mean_interval(each, answers["image_id"]).assign_attrs(answers.attrs)
+        for each in (answers[score], answers[score].where(shown))
+    )
     names = [str(name) for name in answers["method"].values]
     others = [name for name in ("base", "inst") if name in names and len(names) > 1]
     against = tuple(analysis.compare(answers, name, score) for name in others)
     quality = effect = None
     if "profiled_auroc" in answers:
-        shown = answers[score].sel({"method": [name for name in ("base", "inst", "vea") if name in names] or names[:1]})
-        quality = analysis.by_grounding_quality(shown, answers["profiled_auroc"], answers["image_id"]).assign_attrs(answers.attrs)
+        drawn = answers[score].sel({"method": [name for name in ("base", "inst", "vea") if name in names] or names[:1]})
+        quality = analysis.by_grounding_quality(drawn, answers["profiled_auroc"], answers["image_id"]).assign_attrs(answers.attrs)
         if {"inst", "vea"} <= set(names):
             # not `sel(method=...)`: that keyword is xarray's own
             gained = answers[score].sel({"method": "vea"}, drop=True) - answers[score].sel({"method": "inst"}, drop=True)
             effect = analysis.by_grounding_quality(gained, answers["profiled_auroc"], answers["image_id"]).assign_attrs(answers.attrs)
             effect["mean"].attrs["long_name"] = "vea less inst"
-    return Compared(scores, against, quality, effect)
+    return Compared(scores, against, quality, effect, answerable)
 
 
 def mended_sample(answers: xr.Dataset) -> int:

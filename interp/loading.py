@@ -24,6 +24,7 @@ from interp.prompts import PromptOrder
 from interp.vlm import VLM, check_config
 
 _DEMO = "demo/"
+_ORGANISMS = Path(__file__).parent / "organisms"
 
 
 def load_vlm(
@@ -95,15 +96,19 @@ def load_vlm(
     return VLM(model, processor, prompt_order, name=str(name), revision=known, image_options=image_options)
 
 
+def shipped() -> list[str]:
+    """The models that ship with the package, as ``demo/NAME``."""
+    return sorted(_DEMO + found.parent.name for found in _ORGANISMS.glob("*/config.json"))
+
+
 def _resolve(name: str) -> str:
     """Where a name's files are: a folder of the package, a local directory, or the hub id itself."""
     if not name.startswith(_DEMO):
         return name
-    organisms = Path(__file__).parent / "organisms"
-    folder = organisms / name.removeprefix(_DEMO)
+    folder = _ORGANISMS / name.removeprefix(_DEMO)
     if (folder / "config.json").is_file():
         return str(folder)
-    known = sorted(_DEMO + found.parent.name for found in organisms.glob("*/config.json"))
+    known = shipped()
     raise ModelError(f"Demo model {name!r} does not ship with this package; use {' or '.join(known) if known else 'a Hugging Face id'}.")
 
 

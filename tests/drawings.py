@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,25 +27,37 @@ from interp.analysis.disconnect import disconnect
 from interp.analysis.fates import FATES
 from interp.analysis.paired import compare
 from interp.plots import (
+    Example,
     accuracy_by_quality,
+    across_models,
     attention_over_image,
     attention_shift,
     before_after,
+    by_level,
+    curves_by_model,
     disconnect_table,
     evidence_by_correctness,
     fate_shares,
+    gallery,
     head_effects,
     head_grounding,
     knockout_curves,
     layer_maps,
     look_and_write,
     mass_by_layer,
+    method_stages,
     methods,
     patching_map,
+    profile_stability,
+    shares,
+)
+from interp.plots import (
+    effects as effect_rows,
 )
 from interp.testing import traces
 
 PROVENANCE = {"model": "demo/llava", "benchmark": "digits", "split": "test", "prompt": "base", "prompt_order": "image-first"}
+EVIDENCE = ("evidence", "non-evidence")
 METHODS = ["base", "inst", "vea", "vea-shifted", "vea-uniform", "vea-boxes"]
 LONG = [*METHODS, "a-method-with-a-very-long-name-indeed", "visual attention refinement, thresholded", "agla", "cgr", "vcd", "pai"]
 BINS = ["0.00 to 0.50", "0.50 to 0.70", "0.70 to 0.80", "0.80 to 0.90", "0.90 to 1.00"]
@@ -244,6 +257,77 @@ def lost(groups: Sequence[str]) -> xr.Dataset:
     return result.assign(n=(("null", "group"), n), expected=expected).assign_coords(step=["seen", "readable", "carried"])
 
 
+def shared(rows: Sequence[str], expected: bool = True) -> xr.Dataset:
+    """Shares, the last without anybody; right and wrong answers in turn."""
+    values = np.random.default_rng(7).random(len(rows))
+    values[-1] = np.nan if len(rows) > 1 else values[-1]
+    result = summary(xr.DataArray(values, dims="row", coords={"row": list(rows)}))
+    result = result.assign_coords(group=("row", [("correct", "wrong", "all")[k % 3] for k in range(len(rows))]))
+    return result.assign(expected=("row", values[::-1].copy())) if expected else result
+
+
+def tested(rows: Sequence[str], groups: Sequence[str] = (), p: bool = True) -> xr.Dataset:
+    """Effects of both signs, the last one unknown where there are several."""
+    values = np.random.default_rng(8).normal(0, 0.1, len(rows))
+    values[-1] = np.nan if len(rows) > 1 else values[-1]
+    result = summary(xr.DataArray(values, dims="row", coords={"row": list(rows)}), spread=0.4)
+    result = result.assign_coords(group=("row", list(groups))) if groups else result
+    return result.assign(p=("row", np.where(np.isnan(values), np.nan, np.abs(values)))) if p else result
+
+
+def turned(names: Sequence[str], levels: Sequence[str]) -> xr.Dataset:
+    """Scores that fall level by level."""
+    values = np.linspace(0.7, 0.2, len(levels))[:, None] * np.linspace(0.8, 1.1, len(names))
+    return summary(xr.DataArray(values, dims=["level", "method"], coords={"level": list(levels), "method": list(names)}), n=200)
+
+
+def examples(n: int, stretch: tuple[float, float] = (1, 1), text: Sequence[str] = ("What is it?", "Answer: nine", "Reference: 7")) -> Any:
+    """So many examples of a synthetic trace, in two shapes."""
+    panels = []
+    for k in range(n):
+        panel = Example(*traced(number=k % 2, stretch=stretch if k % 2 else (1, 1)), [3, 4, 5], "hallucination", text)
+        panels.append(panel)
+    return gallery(panels, "Examples", "Chosen by nobody.", "Of 40")
+
+
+def staged(sample: xr.Dataset, image: Image.Image) -> Any:
+    """Four stages of a round map, the first with a strip without tokens."""
+    y, x = np.mgrid[0 : image.height, 0 : image.width]
+    values = np.exp(-(((x / image.width - 0.4) / 0.2) ** 2) - ((y / image.height - 0.4) / 0.2) ** 2)
+    stages = {f"{k} stage": xr.DataArray(values ** (k / 2), dims=["y", "x"]) for k in range(1, 5)}
+    stages["1 stage"][:, : max(1, image.width // 12)] = np.nan
+    return method_stages(sample, image, stages, image)
+
+
+def stable(n_layers: int) -> tuple[xr.Dataset, xr.Dataset]:
+    """A profile whose best layers stand out, and how many samples find them."""
+    values = 0.6 + 0.3 * np.exp(-(((np.linspace(0, 1, n_layers) - 0.6) / 0.1) ** 2))
+    mean = xr.DataArray(values, dims="layer", coords={"layer": np.arange(n_layers)})
+    chosen = np.argsort(-values)[: -(-n_layers // 10)]
+    profile = summary(mean).assign(selected=("layer", np.isin(np.arange(n_layers), chosen).astype(int)))
+    overlap = xr.DataArray([0.4, 0.6, 0.8, 0.9, 0.95, 1.0], dims="count", coords={"count": [10, 20, 50, 100, 150, 200]})
+    return profile, summary(overlap).assign(chance=("count", np.full(6, 0.1)))
+
+
+def side_by_side(names: Sequence[str], without: str = "") -> go.Figure:
+    """Planted numbers of so many models; without those whose quantity begins with `without`."""
+    split = [f"AUROC of the profiled map, {group}" for group in ("correct", "wrong")]
+    saw = [f"seen, wrong, {null}" for null in ("placed", "distractor")]
+    gained = [f"{name} less inst" for name in METHODS[2:]]
+    quantities = ["exact match, answerable", *split, *saw, *gained]
+    values = np.random.default_rng(8).uniform(0.3, 0.9, (len(names), len(quantities)))
+    values[:, -len(gained) :] -= 0.6
+    mean = xr.DataArray(values, dims=["model", "quantity"], coords={"model": list(names), "quantity": quantities})
+    if without:
+        mean = mean.where([not quantity.startswith(without) for quantity in quantities] * xr.ones_like(mean, bool))
+    expected = 0.5 * mean.where(mean["quantity"].isin(saw))
+    n = json.dumps(dict.fromkeys(names, 500))
+    table = summary(mean).assign(expected=expected)
+    half = xr.DataArray([-0.06, 0.06], dims="ci_bound", coords={"ci_bound": table["ci_bound"]})
+    table["interval"] = (mean + half).assign_attrs(table["interval"].attrs)
+    return across_models(table.assign_attrs(model=", ".join(names), n=n, seed=0, note="Of small models."))
+
+
 def _of_analysis(name: str) -> go.Figure:
     """A figure of results that the analysis itself made."""
     ds, asked = traces(n=24), answers()
@@ -315,5 +399,38 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "look-32": lambda: look_and_write(properties(32, 32)),
     "fates": lambda: fate_shares(lost(["all", "congruent", "neutral", "conflict", "nobody"])),
     "fates-one": lambda: fate_shares(lost(["all", "nobody"])),
+    "shares": lambda: shares(shared([f"question-first, distractor: row {k}" for k in range(20)]), "Shares", "As planted."),
+    "shares-one": lambda: shares(shared(["all"], expected=False), "Shares", "As planted.", (0.0142, 0.0734, "the paper's range")),
+    "shares-long-names": lambda: shares(shared(["a row with a name that is <b>much</b> too long for any page of ours"] * 2), "Shares", ""),
+    "rows": lambda: effect_rows(tested(["one", "two", "three"], ["a", "a", "b"]), "Effects", "As planted.", "difference"),
+    "rows-many": lambda: effect_rows(
+        tested([f"row {k}" for k in range(24)], [f"group {k // 4}" for k in range(24)]), "Effects", "", "difference"
+    ),
+    "rows-one": lambda: effect_rows(tested(["a row with a <b>name</b> of $5$ that is long " * 3], p=False), "E", "", "average rank", None),
+    "levels": lambda: by_level({"noise": turned(METHODS[:4], ["0 %", "20 %", "40 %", "60 %"])}, "Levels", "As planted.", "exact match"),
+    "levels-three": lambda: by_level(
+        {f"<b>thing</b> {k} with a long name of $5$": turned(METHODS, ["1", "1/2", "1/4"][: 3 - k // 2]) for k in range(3)},
+        "L",
+        "",
+        "EM",
+        0.0,
+    ),
+    "gallery": lambda: examples(9, stretch=(2, 1)),
+    "gallery-one": lambda: examples(1),
+    "gallery-tall": lambda: examples(5, stretch=(1, 4)),
+    "gallery-markup": lambda: examples(3, text=["What <b>is</b> $5$ &amp; " + "long " * 20, "Answer: " + "W" * 60]),
+    "stages": lambda: staged(*traced()),
+    "stages-tall": lambda: staged(*traced(stretch=(1, 6))),
+    "stages-wide": lambda: staged(*traced(stretch=(6, 1))),
+    "models": lambda: curves_by_model({"demo/llava": shift(8)}, "By model"),
+    "models-seven": lambda: curves_by_model({f"demo/a-model-of-name-{k}": correctness(8 + k) for k in range(7)}, "By model", EVIDENCE),
+    "across": lambda: side_by_side([f"demo/model-{k}" for k in range(7)]),
+    "across-one": lambda: side_by_side(["demo/llava"]),
+    "across-long-names": lambda: side_by_side(
+        [f"a-model-of-a-very-long-<b>name</b>/of-family-number-{k}-at-72B-parameters" for k in range(9)]
+    ),
+    "across-unprofiled": lambda: side_by_side(["demo/llava", "another"], without="seen"),
+    "stability": lambda: profile_stability(*stable(8)),
+    "stability-64-layers": lambda: profile_stability(*stable(64)),
     **{f"analysis-{name}": partial(_of_analysis, name) for name in ("shift", "correctness", "heads", "methods", "quality")},
 }

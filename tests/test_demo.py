@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
+import weakref
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+import interp.demo
 from interp.capture import open_trace
-from interp.demo import Demo, run_demo
+from interp.cli import app
+from interp.demo import Demo, SideBySide, run_all, run_demo
 from interp.errors import InterpError
+from interp.loading import shipped
 from interp.methods import open_answers
 from interp.settings import METHODS
 
@@ -22,12 +28,36 @@ small = partial(run_demo, "demo/llava", n_profile=30, n_train=150, progress=Fals
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo") / "out"
+    return tmp_path_factory.mktemp("demo") / "llava"
 
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Demo:
     return small(30, folder)
+
+
+@pytest.fixture(scope="module")
+def second(found: Demo, folder: Path) -> tuple[SideBySide, Demo, bool]:
+    """The finished run once more, as the only one of several; what it gave, and whether its model is gone from memory by then."""
+    held: list[weakref.ref[object]] = []
+    given: list[Demo] = []
+    load, run = interp.demo.load_vlm, interp.demo.run_demo
+
+    def loaded(name: str) -> object:
+        held.append(weakref.ref(vlm := load(name)))
+        return vlm
+
+    def ran(model: str, n: int, out: Path, **options: Any) -> Demo:
+        given.append(run(model, n, out, **options))
+        return given[-1]
+
+    (folder / "seconds.json").write_text('{"seconds": 12.5, "finished": true}')
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("interp.demo.load_vlm", loaded)
+        patched.setattr("interp.demo.run_demo", ran)
+        done = run_all(["demo/llava"], 30, folder.parent, n_profile=30, n_train=150, progress=False)
+    assert len(held) == 1
+    return done, given[0], held[0]() is None
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -60,8 +90,8 @@ def test_tables_say_what_the_stores_hold(found: Demo, folder: Path) -> None:
     assert "Disconnect" in printed and f"{said['vea']:.3f}" in printed
 
 
-def test_the_same_run_again_is_read_and_another_refused(found: Demo, folder: Path) -> None:
-    again = small(30, folder)
+def test_the_same_run_again_is_read_and_another_refused(found: Demo, second: tuple[SideBySide, Demo, bool], folder: Path) -> None:
+    _, again, _ = second
     np.testing.assert_array_equal(again.compared.scores["mean"].values, found.compared.scores["mean"].values)
     with pytest.raises(InterpError, match="samples"):
         small(20, folder)
@@ -82,3 +112,62 @@ def test_the_pictures_are_of_the_samples_it_says(found: Demo, folder: Path) -> N
     middle = float(np.median(list(quality.values())))
     typical = min(quality, key=lambda k: abs(quality[k] - middle))
     assert str(answers["question"].values[typical]) in (folder / "layer_maps.html").read_text(encoding="utf-8")
+
+
+def test_models_side_by_side_say_what_their_folders_hold(second: tuple[SideBySide, Demo, bool], folder: Path) -> None:
+    done, _, _ = second
+    assert all(path.exists() for path in done.files)
+    assert {"across_models.csv", "across_models.md", "across_models.html", "llava"} <= {path.name for path in done.files}
+    said = {row["quantity"]: row for row in rows(folder.parent / "across_models.csv")}
+    methods = {row["method"]: float(row["mean"]) for row in rows(folder / "methods.csv")}
+    assert float(said["vea less inst"]["mean"]) == pytest.approx(methods["vea"] - methods["inst"])
+    seen = next(r for r in rows(folder / "disconnect_seen.csv") if (r["null"], r["group"]) == ("placed", "wrong"))
+    assert float(said["seen, wrong, placed"]["mean"]) == pytest.approx(float(seen["seen_share"]))
+    assert done.markdown().splitlines()[2] in (folder.parent / "across_models.md").read_text(encoding="utf-8")
+
+
+def test_a_model_is_gone_before_the_next_and_finished_time_stands(second: tuple[SideBySide, Demo, bool]) -> None:
+    done, _, gone = second
+    assert gone and done.seconds == {"demo/llava": 12.5}
+
+
+def test_time_is_added_up_over_sittings_and_each_model_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "seconds.json").write_text('{"seconds": 100.0, "finished": false}')
+    told: list[str] = []
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp.demo.run_demo", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(["a/second", "a/third"], 30, tmp_path, report=told.append)
+    kept = json.loads((tmp_path / "second" / "seconds.json").read_text())
+    assert 100 < kept["seconds"] < 200 and kept["finished"] is False
+    assert told == ["a/second (1 of 2)"] and not (tmp_path / "third").exists()
+
+
+def test_models_that_cannot_stand_side_by_side_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InterpError, match="a/one, b/one would be written into the same folder"):
+        run_all(["a/one", "b/one"], 30, tmp_path)
+    with pytest.raises(InterpError, match="No model was given"):
+        run_all([], 30, tmp_path)
+    with pytest.raises(InterpError, match="--all runs every model .* --model demo/llava"):
+        app(["demo", "--all", "--model", "demo/llava", "--out", str(tmp_path / "x")], exit_on_error=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_is_every_model_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    organisms = Path(interp.demo.__file__).parent / "organisms"
+    assert shipped() == sorted(f"demo/{path.name}" for path in organisms.iterdir() if (path / "config.json").exists())
+    asked: list[str] = []
+
+    def stopped(model: str, n: int, out: Path, **options: object) -> None:
+        asked.extend([model, str(n), str(out), str(options["resume_command"])])
+        raise InterpError("enough")
+
+    monkeypatch.setattr("interp.demo.run_demo", stopped)
+    with pytest.raises(InterpError, match="enough"):
+        app(["demo", "--all", "--limit", "7", "--out", str(tmp_path)], exit_on_error=False)
+    first = shipped()[0]
+    assert asked == [first, "7", str(tmp_path / first.removeprefix("demo/")), f"interp demo --all --limit 7 --out {tmp_path}"]

@@ -21,7 +21,20 @@ MODEL_ID = re.compile(r"\bdemo/\w+")
 # cli.py is no exception: its help is docstrings, which do not count, and its defaults are model ids.
 NAMES_FAMILIES = ("families/", "organisms/", "testing/")
 
-PUBLIC = {"analysis", "benchmarks", "circuits", "errors", "findings", "interventions", "methods", "organisms", "plots", "testing"}
+PUBLIC = {
+    "analysis",
+    "benchmarks",
+    "circuits",
+    "demo",
+    "errors",
+    "findings",
+    "interventions",
+    "methods",
+    "organisms",
+    "plots",
+    "reproduce",
+    "testing",
+}
 
 
 def _name(path: Path) -> str:

@@ -5,6 +5,7 @@ from interp.analysis.bootstrap import cluster_bootstrap, mean_interval
 from interp.analysis.correctness import by_correctness
 from interp.analysis.depth import probe_layers
 from interp.analysis.disconnect import disconnect
+from interp.analysis.failures import FAILURE_KINDS, FAILURES, failures
 from interp.analysis.fates import fates
 from interp.analysis.grounding import auprc, evidence_ratio, grounding, ndcg, pointing
 from interp.analysis.heads import head_measures, head_taxonomy, layer_matched, random_heads
@@ -19,6 +20,8 @@ from interp.analysis.seen import seen
 from interp.analysis.visibility import visibility
 
 __all__ = [
+    "FAILURES",
+    "FAILURE_KINDS",
     "Probe",
     "Profile",
     "auprc",
@@ -30,6 +33,7 @@ __all__ = [
     "disconnect",
     "evidence_labels",
     "evidence_ratio",
+    "failures",
     "fates",
     "fit_probe",
     "grounding",

@@ -87,10 +87,11 @@ def provenance(result: xr.Dataset | xr.DataArray) -> dict[str, Any]:
 
 
 def caption(attrs: Mapping[str, Any], n: int | str, more: str = "") -> str:
-    """Model, benchmark, split and n, as every caption must name them; then whatever else `more` says."""
+    """Model, benchmark, split and n, as every caption must name them, and the seed where there is one; then what else `more` says."""
     parts = [str(attrs.get("model", "unknown model")), f"{attrs.get('benchmark', 'unknown benchmark')} {attrs.get('split', '')}".strip()]
     parts += [f"prompt {attrs['prompt']}, {attrs['prompt_order']}"] if "prompt" in attrs and "prompt_order" in attrs else []
-    return ", ".join([*parts, f"n = {n}"]) + (f". {more}" if more else ".")
+    parts += [f"n = {n}", *([f"seed {attrs['seed']}"] if "seed" in attrs else [])]
+    return ", ".join(parts) + (f". {more}" if more else ".")
 
 
 def count(n: xr.DataArray, mean: xr.DataArray) -> str:

@@ -1,0 +1,314 @@
+"""What artefacts share for one model: its samples, traces, profile, answers and probes, each made once and kept below ``.cache``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+import interp
+from experiments.artefacts.storing import store
+from interp.analysis import Profile, fit_probe, probe_layers, readable
+from interp.benchmarks import load_benchmark
+from interp.errors import BenchmarkError, StoreError
+from interp.reproduce import ReproduceSettings
+
+Order = Literal["image-first", "question-first"]
+Part = Literal["judged", "profile", "train"]
+
+ORDERS: tuple[Order, Order] = ("image-first", "question-first")
+JUDGED, FITTED, TRAINED = 500, 200, 1500  # samples: judged, to fit layers on, to fit probes on
+_IN_MEMORY = 1 << 30  # bytes of attention that a trace may have to be read whole
+
+
+class Context:
+    """One model with everything an artefact may ask of it.
+
+    Traces and answers are resumable stores of `interp`, so that artefacts of one run, and of later ones, share every forward pass.
+
+    Parameters
+    ----------
+    model
+        Its name.
+    settings
+        Of the run.
+    resume
+        The command that takes an interrupted run up again.
+    progress
+        Force progress bars on or off.
+    """
+
+    def __init__(self, model: str, settings: ReproduceSettings, *, resume: str = "interp reproduce", progress: bool | None = None) -> None:
+        self.model = model
+        self.settings = settings
+        self.order: Order = settings.prompt_order
+        self._resume, self._progress = resume, progress
+        self._vlms: dict[str, interp.VLM] = {}
+        self._kept: dict[tuple[Any, ...], Any] = {}
+        self.identity = self._identity()
+        key = hashlib.sha256(json.dumps({**self.identity, "batch_size": settings.batch_size}, sort_keys=True).encode()).hexdigest()[:10]
+        self.cache = settings.out / ".cache" / f"{slug(model)}-{key}"
+
+    @property
+    def seed(self) -> int:
+        """For what is drawn at random."""
+        return self.settings.seed
+
+    def vlm(self, order: Order | None = None) -> interp.VLM:
+        """The model in a prompt order (by default the run's); both orders share its weights."""
+        wanted = order or self.order
+        if not self._vlms:
+            loaded = interp.load_vlm(self.model, **self.settings.model_options())
+            self._vlms[loaded.prompt_order] = loaded
+        if wanted not in self._vlms:
+            base = next(iter(self._vlms.values()))
+            self._vlms[wanted] = interp.VLM(
+                base.hf_model, base.processor, wanted, name=base.name, revision=base.revision, image_options=base.image_options or None
+            )
+        return self._vlms[wanted]
+
+    def close(self) -> None:
+        """Let go of the model, which is loaded again when it is needed."""
+        self._vlms.clear()
+
+    def samples(self, part: Part = "judged", n: int | None = None) -> Sequence[interp.Sample]:
+        """Samples of a part of the benchmark, the first `n`; no picture is in two parts.
+
+        ``judged`` is what results are of, ``profile`` what layers are fitted on. A benchmark without a split ``profile`` gives its first
+        pictures to that (a quarter of the samples at most), and the rest is judged. ``train`` is the split of that name.
+
+        Raises
+        ------
+        BenchmarkError
+            The benchmark or its split is unknown, or there is no such part.
+        """
+        key = ("samples", part)
+        if key not in self._kept:
+            self._kept[key] = self._part(part)
+        found = self._kept[key]
+        return found if n is None else found[:n]
+
+    def trace(self, part: Part = "judged", order: Order | None = None, n: int | None = None) -> xr.Dataset:
+        """The trace of a part, with answers; in memory where it is small. One forward pass per sample, made once."""
+        wanted = order or self.order
+        key = ("trace", part, wanted)
+        if key not in self._kept:
+            bench = self.samples(part)
+            path = self.cache / f"trace-{part}-{wanted}-{len(bench)}.zarr"
+            ds = self._finished(path)
+            if ds is None:
+                self.cache.mkdir(parents=True, exist_ok=True)
+                ds = interp.trace(
+                    self.vlm(wanted),
+                    bench,
+                    batch_size=self.settings.batch_size,
+                    max_new_tokens=self.settings.max_new_tokens,
+                    store=path,
+                    resume_command=self._resume,
+                    progress=self._progress,
+                )
+            small = ds["attention"].nbytes <= _IN_MEMORY
+            self._kept[key] = (ds.load() if small else ds).assign_attrs(seed=self.seed)
+        found = self._kept[key]
+        return found if n is None else found.isel(sample=slice(n))
+
+    def profile(self, order: Order | None = None) -> Profile:
+        """The visual-grounding layers, fitted on the part ``profile`` (a tenth of the layers, as in the paper)."""
+        key = ("fitted", order or self.order)
+        if key not in self._kept:
+            self._kept[key] = interp.profile_layers(self.trace("profile", order))
+        return self._kept[key]
+
+    def answers(
+        self, methods: Sequence[str], n: int | None = None, order: Order | None = None, *, profiled: bool = True, **options: Any
+    ) -> xr.Dataset:
+        """Answers (method, sample) to the first `n` judged samples; a method that another artefact asked for with the same options is read.
+
+        Parameters
+        ----------
+        methods
+            Names that `interp.evaluate` knows.
+        n
+            By default all judged samples.
+        order
+            Of the prompt.
+        profiled
+            Give `interp.evaluate` the profile; without it only methods that need no map can be asked.
+        options
+            Further arguments of `interp.evaluate`, JSON-able (`alpha`, `sigma`, `lam`, `variant`).
+        """
+        bench, wanted = self.samples("judged", n), order or self.order
+        asked = {"n": len(bench), "order": wanted, "profiled": profiled, **options}
+        folder = self.cache / ("answers-" + hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10])
+        folder.mkdir(parents=True, exist_ok=True)
+        plans = {path: json.loads(path.read_text(encoding="utf-8"))["methods"] for path in sorted(folder.glob("*.json"))}
+        covered = {name for names in plans.values() for name in names}
+        missing = [name for name in methods if name not in covered]
+        if missing:
+            plan = folder / (hashlib.sha256(json.dumps(missing).encode()).hexdigest()[:10] + ".json")
+            plan.write_text(json.dumps({**asked, "methods": missing}), encoding="utf-8")
+            plans[plan] = missing
+        parts = []
+        for plan, names in plans.items():
+            if set(names).isdisjoint(methods):
+                continue
+            found = interp.evaluate(
+                self.vlm(wanted),
+                bench,
+                names,
+                self.profile(wanted) if profiled else None,
+                batch_size=self.settings.batch_size,
+                max_new_tokens=self.settings.max_new_tokens,
+                seed=self.seed,
+                store=plan.with_suffix(".zarr"),
+                resume_command=self._resume,
+                progress=self._progress,
+                **options,
+            )
+            parts.append(found.load())
+        return _joined(parts, methods).assign_attrs(seed=self.seed)
+
+    def probes(self, order: Order | None = None) -> tuple[xr.Dataset, xr.Dataset] | None:
+        """What can be read of the evidence: `readable` of a probe at the entrance, and `probe_layers`; None where no region has a text.
+
+        Fitted on training scenes in which nothing but the marks foretells the answer.
+        """
+        wanted = order or self.order
+        stores = [self.cache / f"{name}-{wanted}.zarr" for name in ("readable", "probes")]
+        bench = self.samples("judged")
+        if not any(region.text for sample in bench for region in sample.evidence):
+            return None
+        if not all(path.exists() for path in stores):
+            try:
+                training = self.samples("train")
+            except BenchmarkError:
+                return None
+            fair = [sample for sample in training if sample.knobs.get("prior_digit", -1) == -1]
+            sizes: dict[str, Any] = {"batch_size": self.settings.batch_size, "progress": self._progress}
+            fitted, judged = (interp.token_features(self.vlm(wanted), each, layers=True, **sizes) for each in (fair, bench))
+            entrance = [each.isel(layer=0, drop=True).drop_vars("last") for each in (fitted, judged)]
+            read = readable(fit_probe(entrance[0], roles=("evidence",)), entrance[1])
+            for found, path in zip((read, probe_layers(fitted, judged, seed=self.seed)), stores, strict=True):
+                store(found.assign_attrs(n_training=len(fair)), path)
+        first, second = (xr.open_zarr(path, consolidated=False, chunks=None).load() for path in stores)
+        return first, second
+
+    def described(self, n: int | str) -> str:
+        """Model, benchmark, split, n and seed, as every caption names them."""
+        part = self.settings.split or ("all rows" if self.settings.benchmark == "jsonl" else "test")
+        return f"{self.model} ({self.identity['revision']}), {self.settings.benchmark} {part}, n = {n}, seed {self.seed}"
+
+    def _part(self, part: Part) -> Sequence[interp.Sample]:
+        name, options, limit = self.settings.benchmark, self.settings.benchmark_options(), self.settings.limit
+        # Whoever judges few samples tries something out: layers and probes are then fitted on few too.
+        judged = JUDGED if limit is None else limit
+        fitted = FITTED if limit is None else min(FITTED, max(20, limit))
+        if part == "train":
+            trained = TRAINED if limit is None else min(TRAINED, max(200, 10 * limit))
+            return load_benchmark(name, **{**options, "split": "train", "limit": trained})
+        if self._has_profile_split():
+            asked = {"split": "profile", "limit": fitted} if part == "profile" else {"limit": judged}
+            return load_benchmark(name, **{**options, **asked})
+        first, rest = parted(load_benchmark(name, **{**options, "limit": None}), fitted)
+        return first if part == "profile" else rest[:judged]
+
+    def _has_profile_split(self) -> bool:
+        key = ("has profile",)
+        if key not in self._kept:
+            options = {**self.settings.benchmark_options(), "split": "profile", "limit": 1}
+            try:
+                self._kept[key] = len(load_benchmark(self.settings.benchmark, **options)) > 0
+            except BenchmarkError:
+                self._kept[key] = False
+        return self._kept[key]
+
+    def _identity(self) -> dict[str, Any]:
+        """Everything that results follow from besides the artefact's own code."""
+        s, vlm = self.settings, self.vlm()
+        source = {name: str(value) for name in ("annotations", "path", "images") if (value := getattr(s, name)) is not None}
+        files = {name: _digest(value) for name in ("annotations", "path") if (value := getattr(s, name)) is not None and value.is_file()}
+        return {
+            "model": self.model,
+            "revision": vlm.revision,
+            "dtype": str(vlm.dtype).removeprefix("torch."),
+            "image_options": json.dumps(vlm.image_options, sort_keys=True),
+            "prompt_order": s.prompt_order,
+            "benchmark": s.benchmark,
+            "split": s.split or "",
+            "limit": s.limit or 0,
+            "skip_bad": s.skip_bad,
+            "max_new_tokens": s.max_new_tokens,
+            "seed": s.seed,
+            **source,
+            **{f"{name} sha256": value for name, value in files.items()},
+        }
+
+    def _finished(self, path: Path) -> xr.Dataset | None:
+        """A trace that is complete, without the model; its folder's name says that it is of these settings."""
+        if self._vlms or not path.exists():  # with the model at hand its pictures are compared too
+            return None
+        try:
+            return interp.open_trace(path)
+        except StoreError:
+            return None
+
+
+def slug(model: str) -> str:
+    """A model's name as that of a folder: ``demo/llava`` becomes ``demo--llava``."""
+    kept = "".join(c if c.isalnum() or c in "._-" else "--" if c == "/" else "-" for c in model)
+    return kept.strip(".-") or "model"
+
+
+def parted(samples: Sequence[interp.Sample], n: int) -> tuple[list[interp.Sample], list[interp.Sample]]:
+    """Samples of the first pictures, at most `n` and a quarter of all, to fit layers on; and those of all other pictures.
+
+    Raises
+    ------
+    BenchmarkError
+        There are too few pictures for both.
+    """
+    everything = list(samples)
+    room = min(n, len(everything) // 4)
+    of_picture: dict[str, list[interp.Sample]] = {}
+    for sample in everything:
+        of_picture.setdefault(sample.image_id, []).append(sample)
+    first: list[interp.Sample] = []
+    taken: set[str] = set()
+    for picture, mine in of_picture.items():
+        if len(first) + len(mine) > room:
+            break
+        first += mine
+        taken.add(picture)
+    rest = [sample for sample in everything if sample.image_id not in taken]
+    if not first or not rest:
+        raise BenchmarkError(
+            f"The {len(everything)} samples of {len(of_picture)} pictures are too few to fit layers on some and judge others; give more."
+        )
+    return first, rest
+
+
+def _joined(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
+    """Answers of several stores as one, the methods in the order wanted."""
+    by_method = [part[[name for name, v in part.data_vars.items() if "method" in v.dims]] for part in parts]
+    joined: xr.Dataset = xr.concat(by_method, dim="method", coords="minimal", compat="override", join="exact", combine_attrs="override")
+    shared = {name: v for part in parts for name, v in part.data_vars.items() if "method" not in v.dims}
+    names = [str(name) for name in joined["method"].values]
+    return joined.assign(shared).isel(method=[names.index(name) for name in methods])
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def provenance_of(ds: xr.Dataset) -> dict[str, str]:
+    """The attributes of a trace as text, for a file of provenance."""
+    return {str(name): value if isinstance(value, str) else json.dumps(value, default=_plain) for name, value in ds.attrs.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
