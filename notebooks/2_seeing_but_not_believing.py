@@ -172,7 +172,11 @@ def verdict(null):
 
 
 order = str(ds.attrs["prompt_order"])
-display(Markdown("\n\n".join([f"`{MODEL}`, prompt {order}:", *(verdict(str(null)) for null in result["null"].values)])))
+display(
+    Markdown(
+        "\n\n".join([f"`{MODEL}`, prompt {order}, n = {len(bench)} questions:", *(verdict(str(null)) for null in result["null"].values)])
+    )
+)
 
 # %% [markdown]
 # These are shares of a small model's errors on its own benchmark; they show that the tool tells the cases apart, whichever way it came

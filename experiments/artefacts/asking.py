@@ -64,25 +64,14 @@ def ask(
     asked = [method if isinstance(method, str) else [method.name, method.summary] for method in methods]
     store = context.cache / f"asked-{_key(bench, asked, label, context.order)}.zarr"
     store.parent.mkdir(parents=True, exist_ok=True)
-    found = interp.evaluate(
-        vlm or context.vlm(),
-        bench,
-        methods,
-        context.profile(),
-        batch_size=context.settings.batch_size,
-        max_new_tokens=context.settings.max_new_tokens,
-        seed=context.seed,
-        store=store,
-        settings={"asked": label} if label else None,
-    )
-    return found.load().assign_attrs(seed=context.seed)
+    return context.evaluated(store, bench, methods, vlm or context.vlm(), context.profile(), settings={"asked": label or "as it is"})
 
 
-def look(context: Context, bench: Sequence[interp.Sample], *, prompt: str = "base", label: str = "") -> xr.Dataset:
-    """The trace of altered samples, without answers; made once."""
-    store = context.cache / f"looked-{_key(bench, prompt, label, context.order)}.zarr"
+def look(context: Context, bench: Sequence[interp.Sample], label: str) -> xr.Dataset:
+    """The trace of altered samples under the base prompt, without answers; made once."""
+    store = context.cache / f"looked-{_key(bench, label, context.order)}.zarr"
     store.parent.mkdir(parents=True, exist_ok=True)
-    found = interp.trace(context.vlm(), bench, prompt=prompt, batch_size=context.settings.batch_size, answers=False, store=store)
+    found = interp.trace(context.vlm(), bench, batch_size=context.settings.batch_size, answers=False, store=store)
     return found.assign_attrs(seed=context.seed)
 
 

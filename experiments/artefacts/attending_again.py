@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import interp
-from experiments.artefacts.asking import Altered, look
+from experiments.artefacts.asking import Altered
 from experiments.artefacts.comparing import Row, paired
 from experiments.artefacts.context import Context
 from experiments.artefacts.storing import store
@@ -35,7 +35,7 @@ def measured(context: Context) -> xr.Dataset:
     bench = context.samples("judged", N)
     path = context.cache / f"attending-{context.order}-{len(bench)}.zarr"
     if not path.exists():
-        found = {name: _measured(context, _pictures(context, bench, name), name) for name in SHOWN}
+        found = {name: _measured(context, _pictures(context, bench, name)) for name in SHOWN}
         whole = xr.concat(list(found.values()), dim=xr.DataArray(list(SHOWN), dims="shown", name="shown"), join="exact")
         store(_relative(whole).drop_attrs(deep=False), path)
     known = xr.open_zarr(path, consolidated=False, chunks=None).load()
@@ -59,10 +59,12 @@ def _pictures(context: Context, bench: Sequence[interp.Sample], shown: str) -> S
     return Altered(bench, change)
 
 
-def _measured(context: Context, bench: Sequence[interp.Sample], shown: str) -> xr.Dataset:
-    ds, layers = look(context, bench, prompt="vea", label=shown), list(context.profile().layers)
+def _measured(context: Context, bench: Sequence[interp.Sample]) -> xr.Dataset:
+    size = context.settings.batch_size
+    ds = interp.trace(context.vlm(), bench, prompt="vea", batch_size=size, answers=False)
+    layers = list(context.profile().layers)
     relative = rapt(ds).sel(layer=layers).mean("layer")
-    marked = interp.token_features(context.vlm(), bench, batch_size=context.settings.batch_size)
+    marked = interp.token_features(context.vlm(), bench, batch_size=size)
     roles = marked["region_role"].values.astype(object)
     vectors = {role: np.where((roles == role)[..., None], marked["features"].values, np.nan) for role in ("evidence", "distractor")}
     absent = ds["knob_absent"].values.astype(bool) if "knob_absent" in ds.variables else np.zeros(ds.sizes["sample"], dtype=bool)

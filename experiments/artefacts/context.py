@@ -157,21 +157,31 @@ class Context:
         for plan, names in plans.items():
             if set(names).isdisjoint(methods):
                 continue
+            profile = self.profile(wanted) if profiled else None
+            parts.append(self.evaluated(plan.with_suffix(".zarr"), bench, names, self.vlm(wanted), profile, **options))
+        return joined(parts, methods)
+
+    def evaluated(
+        self, store: Path, bench: Sequence[interp.Sample], methods: Sequence[Any], vlm: interp.VLM, profile: Profile | None, **options: Any
+    ) -> xr.Dataset:
+        """`interp.evaluate` into a store of its own, with the run's settings; opened and loaded once in a run."""
+        key = ("evaluated", store)
+        if key not in self._kept:
             found = interp.evaluate(
-                self.vlm(wanted),
+                vlm,
                 bench,
-                names,
-                self.profile(wanted) if profiled else None,
+                methods,
+                profile,
                 batch_size=self.settings.batch_size,
                 max_new_tokens=self.settings.max_new_tokens,
                 seed=self.seed,
-                store=plan.with_suffix(".zarr"),
+                store=store,
                 resume_command=self._resume,
                 progress=self._progress,
                 **options,
             )
-            parts.append(found.load())
-        return _joined(parts, methods).assign_attrs(seed=self.seed)
+            self._kept[key] = found.load().assign_attrs(seed=self.seed)
+        return self._kept[key]
 
     def probes(self, order: Order | None = None) -> tuple[xr.Dataset, xr.Dataset] | None:
         """What can be read of the evidence: `readable` of a probe at the entrance, and `probe_layers`; None where no region has a text.
@@ -292,13 +302,17 @@ def parted(samples: Sequence[interp.Sample], n: int) -> tuple[list[interp.Sample
     return first, rest
 
 
-def _joined(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
-    """Answers of several stores as one, the methods in the order wanted."""
+def joined(parts: Sequence[xr.Dataset], methods: Sequence[str] | None = None) -> xr.Dataset:
+    """Answers of several stores as one, the methods in the order wanted (by default as they come), with what is not applicable in any."""
     by_method = [part[[name for name, v in part.data_vars.items() if "method" in v.dims]] for part in parts]
-    joined: xr.Dataset = xr.concat(by_method, dim="method", coords="minimal", compat="override", join="exact", combine_attrs="override")
+    found: xr.Dataset = xr.concat(by_method, dim="method", coords="minimal", compat="override", join="exact", combine_attrs="override")
     shared = {name: v for part in parts for name, v in part.data_vars.items() if "method" not in v.dims}
-    names = [str(name) for name in joined["method"].values]
-    return joined.assign(shared).isel(method=[names.index(name) for name in methods])
+    names = [str(name) for name in found["method"].values]
+    wanted = names if methods is None else list(methods)
+    absent = {name: why for part in parts[:1] for name, why in json.loads(part.attrs.get("not_applicable", "{}")).items() if name in wanted}
+    known = {**found.attrs, "not_applicable": json.dumps(absent)} if absent else found.attrs
+    found.attrs = {name: v for name, v in known.items() if absent or name != "not_applicable"}
+    return found.assign(shared).isel(method=[names.index(name) for name in wanted])
 
 
 def _digest(path: Path) -> str:

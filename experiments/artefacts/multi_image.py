@@ -32,7 +32,7 @@ def looked(context: Context) -> xr.Dataset:
 
     `even` is that share if attention were spread evenly over all visual tokens.
     """
-    ds = look(context, beside_another(context.samples("judged", N)), label=LABEL)
+    ds = look(context, beside_another(context.samples("judged", N)), LABEL)
     maps = profiled_map(ds, context.profile())
     values, picture = maps.values, ds["image_index"].values
     right = picture == ds["knob_asked_picture"].values.astype(int)[:, None]
@@ -58,7 +58,8 @@ def compute(context: Context) -> Result:
     """Each method with one picture and two, VEA's differences, and where the profiled layers look."""
     everyone = asked(context)
     answers = {shown: answerable(each) for shown, each in everyone.items()}
-    places = answerable(looked(context))
+    found = looked(context)
+    places = answerable(found)
     means: list[Row] = []
     tests: list[Row] = []
     for shown, each in answers.items():
@@ -93,7 +94,7 @@ def compute(context: Context) -> Result:
     return Result(
         table_of([*means, *tests], "asked", "method", "less", "score", "mean", "difference"),
         plots.effects(drawn(rows, answers["two pictures"].attrs), "One picture and two", _TEXT, "mean over samples", None),
-        looked(context).drop_vars("knob_absent"),
+        found.drop_vars("knob_absent"),
         sentence,
         beside,
         apart or "The paper's is another model on BLINK, whose questions need both pictures; only the sign compares.",

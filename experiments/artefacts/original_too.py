@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import xarray as xr
 
+import interp
 from experiments import paper
 from experiments.artefacts.asking import ask
 from experiments.artefacts.comparing import absent, answerable, correct, counted, drawn, find, mean_rows, paired_rows, said, table_of
-from experiments.artefacts.context import Context
+from experiments.artefacts.context import Context, joined
 from experiments.artefacts.interface import Artefact, Result, beside_in
 from interp import plots
 from interp.methods import Batch, Method
@@ -25,7 +26,7 @@ TWICE = Method(
 AGAINST = ("vea", "inst", "original-twice")
 
 
-def _twice(batch: Batch) -> list:
+def _twice(batch: Batch) -> list[interp.Sample]:
     return [replace(sample, images=(*sample.open_images(), *sample.open_images())) for sample in batch.samples]
 
 
@@ -33,9 +34,7 @@ def starred(context: Context) -> xr.Dataset:
     """Answers of base, inst, vea, vea-star and its control."""
     known = context.answers(["base", "inst", "vea", "vea-star"])
     more = ask(context, context.samples(), [TWICE])
-    parts = [part[[name for name, v in part.data_vars.items() if "method" in v.dims]] for part in (known, more)]
-    joined = xr.concat(parts, dim="method", coords="minimal", compat="override", join="exact", combine_attrs="override")
-    return joined
+    return joined([known, more])
 
 
 def compute(context: Context) -> Result:

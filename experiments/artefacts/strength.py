@@ -12,7 +12,7 @@ import xarray as xr
 from experiments import paper
 from experiments.artefacts.asking import ask, first
 from experiments.artefacts.comparing import answerable, by_levels, correct, counted, find, mean_rows, paired_rows, said, table_of
-from experiments.artefacts.context import Context
+from experiments.artefacts.context import Context, joined
 from experiments.artefacts.interface import Artefact, Result, beside_in
 from interp import plots
 from interp.interventions import evidence_map, gain, highlight
@@ -65,8 +65,7 @@ def sweep(context: Context) -> xr.Dataset:
     known = first(context.answers(["base", "inst", "vea", "vea-no-smoothing"]), N)
     settings = [(alpha, SIGMA) for alpha in ALPHAS if alpha not in (ALPHA, 1.0)] + [(ALPHA, s) for s in SIGMAS if s not in (0.0, SIGMA)]
     more = ask(context, context.samples("judged", N), [strength(alpha, sigma) for alpha, sigma in settings])
-    parts = [part[[name for name, v in part.data_vars.items() if "method" in v.dims]] for part in (known, more)]
-    return xr.concat(parts, dim="method", coords="minimal", compat="override", join="exact", combine_attrs="override")
+    return joined([known, more])
 
 
 def method_at(alpha: float, sigma: float) -> str:
