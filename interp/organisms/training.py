@@ -240,8 +240,9 @@ class Run:
         language, tower = self.recipe.rates[self.stage]
         inner = self.model.model
         spoken = {id(p) for p in (*inner.language_model.parameters(), *self.model.lm_head.parameters())}
-        seeing = [*getattr(inner, "vision_tower", getattr(inner, "visual", None)).parameters(), *self.heads.parameters()]
-        if self.recipe.start is not None:
+        if self.recipe.start is None:
+            seeing = [*inner.vision_tower.parameters(), *self.heads.parameters()]
+        else:  # what joins the tower to a decoder that is given learns with the tower
             seeing = [*(p for p in self.model.parameters() if id(p) not in spoken), *self.heads.parameters()]
         groups: list[dict[str, Any]] = [{"params": seeing, "lr": tower, "peak": tower}]
         if self.stage != "vision":
