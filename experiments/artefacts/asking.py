@@ -62,20 +62,20 @@ def ask(
         Which way, for the name of the store.
     """
     asked = [method if isinstance(method, str) else [method.name, method.summary] for method in methods]
-    store = context.cache / f"asked-{_key(bench, asked, label, context.order)}.zarr"
+    store = context.cache / f"asked-{key_of(bench, asked, label, context.order)}.zarr"
     store.parent.mkdir(parents=True, exist_ok=True)
     return context.evaluated(store, bench, methods, vlm or context.vlm(), context.profile(), settings={"asked": label or "as it is"})
 
 
 def look(context: Context, bench: Sequence[interp.Sample], label: str) -> xr.Dataset:
     """The trace of altered samples under the base prompt, without answers; made once."""
-    store = context.cache / f"looked-{_key(bench, label, context.order)}.zarr"
+    store = context.cache / f"looked-{key_of(bench, label, context.order)}.zarr"
     store.parent.mkdir(parents=True, exist_ok=True)
     found = interp.trace(context.vlm(), bench, batch_size=context.settings.batch_size, answers=False, store=store)
     return found.assign_attrs(seed=context.seed)
 
 
-def _key(bench: Sequence[interp.Sample], *parts: Any) -> str:
+def key_of(bench: Sequence[interp.Sample], *parts: Any) -> str:
     """Of what is asked, its pictures included as far as first, middle and last tell: other code may alter them otherwise."""
     shown = [bench[k] for k in sorted({0, len(bench) // 2, len(bench) - 1})]
     pixels = hashlib.sha256()

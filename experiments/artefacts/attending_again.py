@@ -4,7 +4,7 @@ the highlight in the wrong place, all in VEA's words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import interp
-from experiments.artefacts.asking import Altered
+from experiments.artefacts.asking import Altered, key_of
 from experiments.artefacts.comparing import Row, paired
 from experiments.artefacts.context import Context
 from experiments.artefacts.storing import store
@@ -24,6 +24,7 @@ SHOWN = ("original", "highlighted", "shifted")
 _DIFFERENCES = (("highlighted", "original"), ("shifted", "original"), ("highlighted", "shifted"))
 ATTENTION = ("AUROC of the profiled map", "relative attention on the evidence", "relative attention beside the evidence")
 CONTENT = ("change of the evidence's features", "norm of the evidence's features", "change of the distractors' features")
+CHANGES = (CONTENT[0], CONTENT[2])
 
 
 def measured(context: Context) -> xr.Dataset:
@@ -33,7 +34,7 @@ def measured(context: Context) -> xr.Dataset:
     their norm is over the original's. Made once.
     """
     bench = context.samples("judged", N)
-    path = context.cache / f"attending-{context.order}-{len(bench)}.zarr"
+    path = context.cache / f"attending-{key_of(_pictures(context, bench, SHOWN[1]), context.order)}.zarr"
     if not path.exists():
         found = {name: _measured(context, _pictures(context, bench, name)) for name in SHOWN}
         whole = xr.concat(list(found.values()), dim=xr.DataArray(list(SHOWN), dims="shown", name="shown"), join="exact")
@@ -99,12 +100,17 @@ def _over_regions(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def rows(found: xr.Dataset, seed: int) -> list[Row]:
-    """Paired differences of every measure: highlighted and shifted from the original, and highlighted from shifted."""
+    """Paired differences of every measure: highlighted and shifted from the original, and highlighted from shifted.
+
+    Changes of features are none in the original by their making, so there they are means, which are not tested.
+    """
     pictures = found["image_id"].values
     made: list[Row] = []
     for name in (*ATTENTION, *CONTENT):
-        of: Callable[[str], xr.DataArray] = lambda shown, name=name: found[name].sel(shown=shown)  # noqa: E731
         for shown, against in _DIFFERENCES:
-            row: Row = {"of": f"{shown} less {against}", "score": name}
-            made.append({**row, **paired(of(shown) - of(against), pictures, seed=seed)})
+            difference = found[name].sel(shown=shown) - found[name].sel(shown=against)
+            row: Row = {"of": f"{shown} less {against}", "score": name, **paired(difference, pictures, seed=seed)}
+            if name in CHANGES and against == "original":
+                row = {"of": shown, "score": name, "mean": row["difference"], **{key: row[key] for key in ("lower", "upper", "n")}}
+            made.append(row)
     return made

@@ -309,7 +309,7 @@ def joined(parts: Sequence[xr.Dataset], methods: Sequence[str] | None = None) ->
     shared = {name: v for part in parts for name, v in part.data_vars.items() if "method" not in v.dims}
     names = [str(name) for name in found["method"].values]
     wanted = names if methods is None else list(methods)
-    absent = {name: why for part in parts[:1] for name, why in json.loads(part.attrs.get("not_applicable", "{}")).items() if name in wanted}
+    absent = {name: why for part in parts for name, why in json.loads(part.attrs.get("not_applicable", "{}")).items() if name in wanted}
     known = {**found.attrs, "not_applicable": json.dumps(absent)} if absent else found.attrs
     found.attrs = {name: v for name, v in known.items() if absent or name != "not_applicable"}
     return found.assign(shared).isel(method=[names.index(name) for name in wanted])

@@ -158,11 +158,14 @@ def _sentence(tests: list[Row], cost: list[Row]) -> str:
         turns, pictures = (effect(SEVERAL, begins, "vea", "inst") for begins in ("second", "two"))
         parts.append(f"VEA less inst in the second turn {turns}, with two pictures {pictures}")
     moved = [
-        f"{name} {said(find(tests, {'score': name, 'of': 'highlighted less original'}))} (moved elsewhere "
+        f"{name} by {said(find(tests, {'score': name, 'of': 'highlighted less original'}))} (the highlight moved elsewhere "
         f"{said(find(tests, {'score': name, 'of': 'shifted less original'}))})"
-        for name in (attending_again.ATTENTION[0], attending_again.ATTENTION[1], attending_again.CONTENT[0])
+        for name in attending_again.ATTENTION[:2]
     ]
-    parts.append(f"On the highlighted picture changes of {', '.join(moved)}")
+    parts.append(f"Highlighting the picture changes the {' and the '.join(moved)}")
+    name = attending_again.CONTENT[0]
+    lit, elsewhere, less = (find(tests, {"score": name, "of": of}) for of in ("highlighted", "shifted", "highlighted less shifted"))
+    parts.append(f"The {name} is {said(lit)} of their length, {said(elsewhere)} with the highlight elsewhere (difference {said(less)})")
     return ". ".join(parts)
 
 

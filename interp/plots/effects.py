@@ -11,7 +11,7 @@ from interp.plots.curves import bars, require
 from interp.plots.template import FAINT, INK, caption, finish, interval_note, provenance
 from interp.plots.text import lines, plain, width
 
-_ROW, _NAME, _ACROSS, _LINE, _TALLEST = 26, 330, 400, 11, 560
+_ROW, _NAME, _ACROSS, _LINE, _TALLEST = 26, 330, 400, 11, 520
 
 
 def effects(found: xr.Dataset, title: str, text: str, axis: str, zero: float | None = 0.0) -> go.Figure:
