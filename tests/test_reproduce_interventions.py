@@ -20,7 +20,7 @@ import interp
 from experiments.artefacts import ablation_table, attending_again, main_table, multi_image, multi_turn, original_too, reviewers, strength
 from experiments.artefacts.asking import ask, look
 from experiments.artefacts.comparing import answerable, correct, mean_rows, paired, paired_rows
-from experiments.artefacts.composing import after_another, beside_another
+from experiments.artefacts.composing import Conversation, after_another, beside_another
 from experiments.artefacts.context import Context, joined
 from experiments.artefacts.degrading import LEVELS, PATCHES, degraded, worse
 from experiments.artefacts.main_table import average_ranks, ranked
@@ -383,6 +383,10 @@ def test_the_second_turn_is_asked_after_the_first(run: Run) -> None:
         for sample in later:
             turn = (prompts.word(prompt, sample.knobs["earlier_question"]).text, sample.knobs["earlier_answer"])
             said.append(vlm.generate(sample, prompt, 4, history=[turn]))
+            prompted = Conversation.of(vlm).encode(sample, prompt)
+            assert (prompted.token_ids == vlm.encode(sample, prompt, [turn]).token_ids).all()
+            places = [prompted.text.index(words) for words in (turn[0], turn[1] + vlm.processor.tokenizer.eos_token, sample.question)]
+            assert places == sorted(places) and len(prompted) > len(vlm.encode(sample, prompt))
         assert found["prediction"].sel({"method": name}).values[:4].tolist() == said
     assert found.attrs["settings"] == '{"asked": "after another question"}' and found.sizes["sample"] == N
 

@@ -241,7 +241,8 @@ class Run:
         inner = self.model.model
         spoken = {id(p) for p in (*inner.language_model.parameters(), *self.model.lm_head.parameters())}
         if self.recipe.start is None:
-            seeing = [*inner.vision_tower.parameters(), *self.heads.parameters()]
+            tower_of = inner.vision_tower if hasattr(inner, "vision_tower") else inner.visual
+            seeing = [*tower_of.parameters(), *self.heads.parameters()]
         else:  # what joins the tower to a decoder that is given learns with the tower
             seeing = [*(p for p in self.model.parameters() if id(p) not in spoken), *self.heads.parameters()]
         groups: list[dict[str, Any]] = [{"params": seeing, "lr": tower, "peak": tower}]
