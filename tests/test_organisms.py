@@ -74,7 +74,7 @@ def started(name: str) -> Run:
     with torch.no_grad():
         for each in model.parameters():
             each.add_(0.1 * torch.randn(each.shape, generator=random))
-    made = Run(replace(recipe_for(name), start=None), model, processor, Path(tempfile.mkdtemp()))
+    made = Run(recipe_for(name), model, processor, Path(tempfile.mkdtemp()))
     model.eval()
     return made
 

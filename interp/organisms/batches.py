@@ -65,9 +65,9 @@ class Draws:
     settled: float
     knockout: float
     ramp: tuple[int, int]
-    believed: float = 0.0
-    labelled: float = 0.1
-    relational: float = 0.22
+    believed: float
+    labelled: float
+    relational: float
 
     @property
     def layout(self) -> Layout:

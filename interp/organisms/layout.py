@@ -31,12 +31,11 @@ class Layout:
         self.processor = processor
         self.config = config
         self.image_token_id: int = config.image_token_id
-        self.crops = False
         self.ids = lru_cache(maxsize=8192)(self._ids)
         self.places = lru_cache(maxsize=512)(self._places)
         # What else has an entry a token says which tokens are of pictures.
         self.types = tuple(name for name in self._call("x", (_PROBES[0],)) if name.endswith("token_type_ids"))
-        wide = self._places((_PROBES[1],))[0]
+        wide, _ = self._regions((_PROBES[1],))
         self.crops = bool(np.nanmin(wide[:, 0]) > 1)  # the processor shows the central square only
         self.varies = len({len(self.places((size,))[0]) for size in _PROBES}) > 1
 
@@ -100,12 +99,19 @@ class Layout:
         return self.processor(text=[rendered], images=[[_blank(size) for size in sizes]], return_tensors="pt")
 
     def _places(self, sizes: tuple[Size, ...]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Regions (visual token, 4) in pixels, NaN for none, and the picture of each (visual token,), pictures first."""
+        """Regions (visual token, 4) in pixels, NaN for none, and the picture of each (visual token,), pictures first.
+
+        Of a processor that crops, the central square in whole pixels, within a pixel of the true one: what the first organism was trained
+        on, whose log a retraining must repeat.
+        """
+        boxes, index = self._regions(sizes)
+        return (_centred(sizes, len(index) // len(sizes)), index) if self.crops else (boxes, index)
+
+    def _regions(self, sizes: tuple[Size, ...]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The same by the family's geometry."""
         sample = Sample("blank", [_blank(size) for size in sizes], "x", "x")
         encoded = encode(self.processor, self.config, family_for(self.config), sample, "question", "image-first")
         visual = encoded.token_ids == self.image_token_id
-        if self.crops:
-            return _centred(sizes, int(visual.sum()) // len(sizes))
         return encoded.token_boxes[visual], encoded.image_index[visual]
 
     def coverage(self, size: Size, box: Sequence[float]) -> NDArray[np.float64]:
@@ -116,15 +122,15 @@ class Layout:
         return np.clip(width, 0, None) * np.clip(height, 0, None) / ((x1 - x0) * (y1 - y0))
 
 
-def _centred(sizes: tuple[Size, ...], tokens: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Regions of a grid over each central square in whole pixels: within a pixel of the processor's crop, which resizes by fractions."""
+def _centred(sizes: tuple[Size, ...], tokens: int) -> NDArray[np.float64]:
+    """A square grid of so many `tokens` regions (visual token, 4) over the central square of each picture, in whole pixels."""
     grid, boxes = round(tokens**0.5), []
     for width, height in sizes:
         short = min(width, height)
         at = np.arange(grid) * (short / grid)
         x, y = np.meshgrid(at + (width - short) // 2, at + (height - short) // 2)
         boxes.append(np.stack([x, y, x + short / grid, y + short / grid], -1).reshape(-1, 4))
-    return np.concatenate(boxes), np.repeat(np.arange(len(sizes)), tokens)
+    return np.concatenate(boxes)
 
 
 @lru_cache(maxsize=64)

@@ -78,7 +78,10 @@ class Recipe:
 
 
 class Run:
-    """One training run in a folder: `state.pt` (weights, optimiser, place) and `log.jsonl`, one line every ten steps."""
+    """One training run in a folder: `state.pt` (weights, optimiser, place) and `log.jsonl`, one line every ten steps.
+
+    `donor` is the folder of the organism that `recipe.start` names; without it a started run keeps the decoder it was built with.
+    """
 
     def __init__(self, recipe: Recipe, model: Any, processor: Any, folder: Path, donor: Path | None = None) -> None:
         self.recipe, self.model, self.folder, self.donor = recipe, model, folder, donor
@@ -92,14 +95,14 @@ class Run:
         first, last = (round(recipe.steps["vision"] * share) for share in recipe.ramp)
         self.draws = Draws(
             asker,
-            recipe.seed,
-            recipe.prior,
-            recipe.settled,
-            recipe.knockout,
-            (first, last),
-            recipe.believed,
-            recipe.labelled,
-            recipe.relational,
+            seed=recipe.seed,
+            prior=recipe.prior,
+            settled=recipe.settled,
+            knockout=recipe.knockout,
+            ramp=(first, last),
+            believed=recipe.believed,
+            labelled=recipe.labelled,
+            relational=recipe.relational,
         )
         self.stage, self.step = STAGES[0], 0
         self.seconds = 0.0
@@ -241,8 +244,7 @@ class Run:
         inner = self.model.model
         spoken = {id(p) for p in (*inner.language_model.parameters(), *self.model.lm_head.parameters())}
         if self.recipe.start is None:
-            tower_of = inner.vision_tower if hasattr(inner, "vision_tower") else inner.visual
-            seeing = [*tower_of.parameters(), *self.heads.parameters()]
+            seeing = [*inner.vision_tower.parameters(), *self.heads.parameters()]
         else:  # what joins the tower to a decoder that is given learns with the tower
             seeing = [*(p for p in self.model.parameters() if id(p) not in spoken), *self.heads.parameters()]
         groups: list[dict[str, Any]] = [{"params": seeing, "lr": tower, "peak": tower}]
