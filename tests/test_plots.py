@@ -222,6 +222,18 @@ def test_a_difference_without_p_value_says_so() -> None:
     assert "p undefined" in texts(plots.methods(mean, base))
 
 
+def test_a_method_without_a_score_has_no_row_and_is_named() -> None:
+    mean, (base, _) = scores(METHODS)
+    kept = [name for name in METHODS if name != "vea"]
+    where = mean["method"] != "vea"
+    lacking = mean.assign(mean=mean["mean"].where(where), interval=mean["interval"].where(where), n=mean["n"].where(where, 0))
+    figure = plots.methods(lacking, base.where(base["method"] != "vea"))
+    assert list(figure.layout.yaxis.ticktext) == kept and "Not applicable to this model: vea." in texts(figure)
+    left, right = (trace for trace in figure.data if trace.mode == "markers")
+    np.testing.assert_allclose(left.x, mean["mean"].sel({"method": kept}))
+    assert len(right.x) == len(kept) - 1 and np.isfinite(right.x).all()
+
+
 def test_accuracy_by_quality_draws_bins_and_their_sizes() -> None:
     result = binned(METHODS[:3])
     figure = plots.accuracy_by_quality(result)

@@ -26,7 +26,7 @@ from experiments.artefacts.degrading import LEVELS, PATCHES, degraded, worse
 from experiments.artefacts.main_table import average_ranks, ranked
 from interp import prompts
 from interp.benchmarks.digits.scene import COLOURS
-from interp.errors import InterpError
+from interp.errors import InterpError, ModelError
 from interp.reproduce import Reproduced, ReproduceSettings, reproduce
 from interp.testing import samples, traces
 
@@ -389,6 +389,13 @@ def test_the_second_turn_is_asked_after_the_first(run: Run) -> None:
             assert places == sorted(places) and len(prompted) > len(vlm.encode(sample, prompt))
         assert found["prediction"].sel({"method": name}).values[:4].tolist() == said
     assert found.attrs["settings"] == '{"asked": "after another question"}' and found.sizes["sample"] == N
+
+
+@pytest.mark.parametrize(("artefact", "form"), [(multi_turn, "two turns"), (multi_image, "two images")])
+def test_a_form_the_model_never_saw_is_not_scored(run: Run, monkeypatch: pytest.MonkeyPatch, artefact: Any, form: str) -> None:
+    monkeypatch.setattr("experiments.artefacts.asking.trained_forms", lambda vlm: frozenset({"base", "vea"}))
+    with pytest.raises(ModelError, match=f"Not applicable to 'demo/llava': its card lists no training on {form}"):
+        artefact.compute(run.context)
 
 
 def test_attention_to_two_pictures_by_loops(run: Run) -> None:

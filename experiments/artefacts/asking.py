@@ -12,7 +12,8 @@ import xarray as xr
 
 import interp
 from experiments.artefacts.context import Context
-from interp.methods import Method
+from interp.errors import ModelError
+from interp.methods import Method, trained_forms
 
 
 class Altered(Sequence[interp.Sample]):
@@ -41,6 +42,19 @@ class Altered(Sequence[interp.Sample]):
 def first(answers: xr.Dataset, n: int) -> xr.Dataset:
     """The answers to the first `n` samples."""
     return answers.isel(sample=slice(n))
+
+
+def require_trained(context: Context, form: str) -> None:
+    """Refuse a model whose card lists forms of prompt, and not this one: its answers would be scored as if a method had failed.
+
+    Raises
+    ------
+    ModelError
+        It is such a model.
+    """
+    known = trained_forms(context.vlm())
+    if known is not None and form not in known:
+        raise ModelError(f"Not applicable to {context.model!r}: its card lists no training on {form}; name a model that is trained for it.")
 
 
 def ask(

@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from experiments import paper
-from experiments.artefacts.asking import ask, first, look
+from experiments.artefacts.asking import ask, first, look, require_trained
 from experiments.artefacts.comparing import Row, answerable, correct, counted, drawn, find, mean_rows, paired, paired_rows, said, table_of
 from experiments.artefacts.composing import beside_another
 from experiments.artefacts.context import Context
@@ -56,6 +56,7 @@ def _total(values: NDArray[np.floating], kept: NDArray[np.bool_]) -> NDArray[np.
 
 def compute(context: Context) -> Result:
     """Each method with one picture and two, VEA's differences, and where the profiled layers look."""
+    require_trained(context, "two images")
     everyone = asked(context)
     answers = {shown: answerable(each) for shown, each in everyone.items()}
     found = looked(context)

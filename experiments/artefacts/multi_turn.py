@@ -5,7 +5,7 @@ from __future__ import annotations
 import xarray as xr
 
 from experiments import paper
-from experiments.artefacts.asking import ask, first
+from experiments.artefacts.asking import ask, first, require_trained
 from experiments.artefacts.comparing import Row, answerable, correct, counted, drawn, find, mean_rows, paired, paired_rows, said, table_of
 from experiments.artefacts.composing import Conversation, after_another
 from experiments.artefacts.context import Context
@@ -27,6 +27,7 @@ def asked(context: Context) -> dict[str, xr.Dataset]:
 
 def compute(context: Context) -> Result:
     """Each method in both turns, VEA's differences within each, and what the earlier turn changes."""
+    require_trained(context, "two turns")
     everyone = asked(context)
     answers = {turn: answerable(each) for turn, each in everyone.items()}
     means: list[Row] = []

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from interp.methods.registry import register as register
     from interp.methods.stored import open_answers as open_answers
     from interp.methods.token_maps import attribution_maps as attribution_maps
+    from interp.methods.trained import trained_forms as trained_forms
 
 _PUBLIC = {
     "Batch": "interp.methods.batch",
@@ -24,9 +25,10 @@ _PUBLIC = {
     "names": "interp.methods.registry",
     "open_answers": "interp.methods.stored",
     "register": "interp.methods.registry",
+    "trained_forms": "interp.methods.trained",
 }
 
-__all__ = ["Batch", "Method", "Reply", "attribution_maps", "evaluate", "names", "open_answers", "register"]
+__all__ = ["Batch", "Method", "Reply", "attribution_maps", "evaluate", "names", "open_answers", "register", "trained_forms"]
 
 
 def __getattr__(name: str) -> Any:

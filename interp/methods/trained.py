@@ -19,7 +19,7 @@ _SHAPES = {"bare question": "question", "captions": "describe"}  # what a card c
 
 
 def trained_forms(vlm: VLM) -> frozenset[str] | None:
-    """The forms on the model's card: wordings of `interp.prompts.PROMPTS`, and ``two images``. None where it has no card that lists any."""
+    """The forms on the model's card: wordings of `interp.prompts.PROMPTS`, ``two images``, ``two turns``. None where no card lists any."""
     folder = getattr(vlm.hf_model.config, "_name_or_path", "")
     if not folder:
         return None

@@ -18,6 +18,8 @@ _PANEL, _GAP, _NAME = 236, 92, 150
 def methods(scores: xr.Dataset, *comparisons: xr.Dataset, score: str = "exact match") -> go.Figure:
     """One row a method: its mean score, and for every comparison the paired difference with its adjusted p-value.
 
+    Methods without a score (`n` of 0: not applicable to the model) are named below and have no row.
+
     Parameters
     ----------
     scores
@@ -35,6 +37,9 @@ def methods(scores: xr.Dataset, *comparisons: xr.Dataset, score: str = "exact ma
         A data set lacks a variable, or no method is left.
     """
     require(scores, "methods", "mean_interval(answers['exact_match'], answers['image_id'])", "mean", "interval", "n", "method")
+    scored = (scores["n"] > 0).values
+    unscored = [str(name) for name in scores["method"].values[~scored]]
+    scores = scores.isel(method=np.flatnonzero(scored))
     names = [str(name) for name in scores["method"].values]
     if not names:
         raise InterpError("No method is left to draw; evaluate one or more.")
@@ -68,6 +73,8 @@ def methods(scores: xr.Dataset, *comparisons: xr.Dataset, score: str = "exact ma
     figure.update_xaxes(nticks=6)
     compared = f" and paired differences; p: {', '.join(dict.fromkeys(tests))}, adjusted over the methods (Holm)" if tests else ""
     text = f"Mean {score} of each method{compared}. {interval_note(scores['interval'], 'Bars')}"
+    if unscored:
+        text += f" Not applicable to this model: {', '.join(unscored)}."
     return finish(
         figure,
         "Methods side by side",
