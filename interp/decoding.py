@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,21 @@ class Run:
         inputs = self.model.prepare_inputs_for_generation(self.ids, next_sequence_length=steps, **self.carried)
         _check_positions(self.model, inputs)
         return inputs
+
+
+def fork(run: Run, outputs: Any) -> tuple[Run, Any]:
+    """The same generation once more, to go on by itself: what one of the two is fed, the other does not see.
+
+    Keys and values are shared, not copied: a cache grows into new tensors.
+
+    Parameters
+    ----------
+    run, outputs
+        State and outputs of a forward pass with a cache, which nothing was fed after.
+    """
+    cache = copy.copy(outputs.past_key_values)
+    cache.layers = [copy.copy(layer) for layer in cache.layers]
+    return replace(run, carried=dict(run.carried)), replace(outputs, past_key_values=cache)
 
 
 def _check_positions(model: Any, inputs: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ def load_vlm(
         model = model.to(target)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"Device {str(target)!r} cannot be used here; pass device='cpu', or a device that torch can see.") from error
-    known = _fingerprint(Path(source)) if _is_folder(source) else getattr(commit, "resolved", revision)
+    known = fingerprint(Path(source)) if _is_folder(source) else getattr(commit, "resolved", revision)
     return VLM(model, processor, prompt_order, name=str(name), revision=known, image_options=image_options)
 
 
@@ -124,7 +124,7 @@ def _without_bar() -> Iterator[None]:
             transformers.utils.logging.enable_progress_bar()
 
 
-def _fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
     """A local checkpoint's revision: its weights' digest, of large files from their size and both ends only.
 
     Without it a store or a profile of one training run would be taken for another's of the same name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from experiments.readme import families_table
 from interp import plots
 from interp.across import EFFECTS, across, markdown, sentences
 from interp.analysis import profile_layers
-from interp.demo import SideBySide
+from interp.demo import SideBySide, other_order
 from interp.errors import InterpError
 from interp.findings import Compared, Findings, analyse, compare_methods
+from interp.loading import shipped
 from interp.testing import planted, planted_answers
 
 GAINS = {"inst": 0.05, "vea": 0.35, "vea-shifted": -0.1, "vea-uniform": 0.0, "vea-boxes": 0.3}
@@ -217,22 +219,34 @@ def test_what_cannot_stand_side_by_side_is_refused(table: xr.Dataset) -> None:
 # ------------------------------------------------------------------------------------------------------ the experiment
 
 
-def test_the_experiment_keeps_table_words_and_what_was_run(table: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failed", [{}, {"third": "It is broken; mend it."}], ids=["all", "all but one"])
+def test_the_experiment_keeps_table_words_and_what_was_run(
+    table: xr.Dataset, failed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, results = tmp_path / "out", tmp_path / "results"
+    results.mkdir()
+    (results / "across_models.png").write_text("of an earlier run")
+    (results / "notes.txt").write_text("mine")
+    beside = {"elsewhere": {"second": "as it was"}}
 
     def ran(models: list[str] | None, n: int, folder: Path, **_: object) -> SideBySide:
         folder.mkdir()
         for name in ("across_models.csv", "across_models.html", "plotly.min.js"):
             (folder / name).write_text(name)
-        return SideBySide(table, sentences(table), {"demo/first": 60.0, "second": 30.0}, [folder / "across_models.html"], [])
+        seconds = {"demo/first": 60.0, "second": 30.0}
+        return SideBySide(table, sentences(table), seconds, [folder / "across_models.html"], [], beside, failed)
 
     monkeypatch.setattr("experiments.families.run_all", ran)
-    families.main(limit=60, models=["demo/first", "second"], out=out, results=results)
-    assert {path.name for path in results.iterdir()} == {"summary.md", "table.csv", "across_models.html", "plotly.min.js", "run.json"}
+    with pytest.raises(InterpError, match=r"third \(It is broken; mend it\)") if failed else nullcontext():
+        families.main(limit=60, models=["demo/first", "second"], out=out, results=results)
+    written = {"summary.md", "table.csv", "across_models.html", "plotly.min.js", "run.json"}
+    assert {path.name for path in results.iterdir()} == written | {"notes.txt"}
     kept = json.loads((results / "run.json").read_text())
     assert kept["seconds"] == 90 and kept["models"]["second"]["n"] == 50 and kept["machine"]["cores"] and kept["time"]
+    assert kept["failed"] == failed
     text = (results / "summary.md").read_text()
-    assert "2 models" in text and "n = 60 each" in text and "Time 1.5 min" in text and text.count("not known") == 2
+    assert "2 models" in text and "n = 60 each" in text and "Time 1.5 min" in text and "| as it was |" in text
+    assert ("Missing: third, which could not be run. It is broken; mend it." in families_table(results)) is bool(failed)
     assert all(f"- {sentence}" in text for sentence in sentences(table))
     shown = families_table(results)
     assert "| demo/first |" in shown and "Time 1.5 min" in shown and sentences(table)[0] not in shown and "#" not in shown
@@ -240,12 +254,23 @@ def test_the_experiment_keeps_table_words_and_what_was_run(table: xr.Dataset, tm
 
 
 def test_the_other_prompt_order_is_the_cards_own(tmp_path: Path) -> None:
+    alone = {"mean": 0.8125, "lower": None, "upper": None, "n": 1}
+    grounding = {
+        "correct": {"auroc of profiled map": alone},
+        "wrong": {"auroc of profiled map": {"mean": None, "lower": None, "upper": None, "n": 0}},
+    }
     answerable = {"mean": 0.641, "lower": 0.587, "upper": 0.695, "n": 440}
     orders = {
         "image-first": {"answers": {"answerable": {**answerable, "mean": 0.9}}},
-        "question-first": {"answers": {"answerable": answerable}},
+        "question-first": {"answers": {"answerable": answerable}, "grounding": grounding},
     }
     other = {"split": "validation", "orders": {"question-first": {"answers": {"answerable": {**answerable, "mean": 0.1}}}}}
     (tmp_path / "card.json").write_text(json.dumps({"assessments": [other, {"split": "test", "orders": orders}]}))
-    assert families.other_order(str(tmp_path)) == "0.64 [0.59, 0.69], n = 440"
-    assert families.other_order("demo/llava").count("n = ") == 1 and families.other_order("demo/nobody") == "not known"
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "card.json").write_text("{}")
+    name = str(tmp_path)
+    assert other_order([name, "org/hub", f"{name}/bare", "demo/nobody"]) == {
+        "exact match, question-first (model card)": {name: "0.64 [0.59, 0.69], n = 440"},
+        "AUROC of the profiled map, question-first (model card)": {name: "correct 0.81 [no interval], n = 1<br>wrong none"},
+    }
+    assert all(set(texts) == set(shipped()) for texts in other_order([*shipped(), "org/hub"]).values())

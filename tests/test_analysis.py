@@ -97,6 +97,25 @@ def test_a_planted_head_is_profiled_with_the_intervals_of_its_layer(tmp_path: Pa
     assert profile_layers(ds.isel(layer=[1, 4], head=[3, 0]), fraction=0.01).heads == ((1, 3),)  # labels, not places
 
 
+@pytest.mark.parametrize(("out_of_reach", "chosen"), [(0, (3,)), (2, (3,)), (3, (1,)), (30, (1,))])
+def test_a_layer_judged_on_fewer_samples_is_not_chosen(out_of_reach: int, chosen: tuple[int, ...]) -> None:
+    """Layer 3 ranks all evidence it can see first, and cannot see that of some samples; layer 1 is good, and is judged on all 40."""
+    ds = traces(n=40, n_layers=5, n_heads=2, seed=4)
+    positive, image = evidence_labels(ds["coverage"]) == 1, ds["coverage"].notnull()
+    unseen = image & (ds["layer"] == 3) & (xr.DataArray(np.arange(40), dims="sample") < out_of_reach)
+    kept = np.random.default_rng(0).random(ds["coverage"].shape) < 0.9
+    seen = positive & ((ds["layer"] == 3) | ((ds["layer"] == 1) & kept))
+    attention = ds["attention"].where(~seen, 1.0).where(~((ds["layer"] == 1) & ~seen), 0.5 * ds["attention"])
+    ds = ds.assign(attention=attention.where(~unseen).transpose(*ds["attention"].dims))
+    profile = profile_layers(ds, fraction=0.1)
+    assert profile.n_undefined == 0 and profile.auroc[3] == pytest.approx(1.0) and 0.9 < profile.auroc[1] < 1
+    assert all(profile.auroc[layer] < profile.auroc[1] for layer in (0, 2, 4))
+    assert profile.layers == chosen and {layer for layer, _ in profile.heads} == set(chosen)
+    whole = profile_layers(ds, fraction=1.0)
+    limited = out_of_reach > 2
+    assert whole.layers == ((0, 1, 2, 4) if limited else (0, 1, 2, 3, 4)) and len(whole.heads) == (8 if limited else 10)
+
+
 def test_segment_mass_adds_up() -> None:
     ds = traces(n=5)
     parts = [segment_mass(ds, name) for name in ds["segment"].attrs["flag_meanings"].split()]

@@ -236,6 +236,32 @@ def test_the_table_counts_what_was_judged(ds: xr.Dataset, profile: Profile) -> N
     assert found.attrs["headline"] == "distractor" and found.attrs["allow_overlap"] == 0
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_seeing_is_tested_against_the_rates_of_its_own_samples(ds: xr.Dataset, profile: Profile, together: bool) -> None:
+    """Exactly: by the distribution of a sum of unlike coins, and where all are of one picture, by one coin for all."""
+    right = ds["exact_match"].values
+    alone = [f"picture {k}" for k in range(len(right))]
+    ds = ds.assign_coords(image_id=("sample", np.where((right == 0) & together, "one", alone).astype(object)))
+    found, verdicts = disconnect(ds, profile, n_resamples=20), seen(ds, profile)
+    tested = set()
+    for null in ("placed", "distractor"):
+        one = verdicts.sel(null=null)
+        kept = (right == 0) & ~ds["knob_absent"].values & np.isfinite(one["seen"].values)
+        total, rates = int(one["seen"].values[kept].sum()), one["false_positive_rate"].values[kept]
+        if together:
+            ranked = np.concatenate([[1.0], np.sort(rates)[::-1], [0.0]])  # as many are seen as have a rate above the coin
+            more, fewer = ranked[total], 1 - ranked[total + 1]
+        else:
+            chances = np.ones(1)
+            for rate in rates:
+                chances = np.convolve(chances, [1 - rate, rate])
+            more, fewer = chances[total:].sum(), chances[: total + 1].sum()
+        expected = min(1.0, 2 * min(more, fewer))
+        assert float(found["seen_p"].sel(null=null, group="wrong")) == pytest.approx(expected, abs=0.02)
+        tested.add(round(expected, 2))
+    assert found["seen_p"].sel(group="correct").notnull().all() and (len(tested) > 1 or not tested & {0.0, 1.0})
+
+
 def test_without_a_probe_reading_is_unknown(ds: xr.Dataset, profile: Profile) -> None:
     found = disconnect(ds, profile, null="placed", n_resamples=50)
     assert found["readable"].values.tolist() == ["unknown"] and found["null"].values.tolist() == ["placed"]

@@ -26,7 +26,7 @@ from interp.benchmarks.sample import Sample
 from interp.errors import InterpError
 from interp.geometry import paint
 from interp.interventions import evidence_map, highlight
-from interp.methods import Method, Reply, evaluate, names
+from interp.methods import Batch, Method, Reply, evaluate, names
 from interp.methods.agla import kept_share, masked
 from interp.methods.cgr import cgr
 from interp.methods.contrast import combined
@@ -415,6 +415,58 @@ def test_prefills_are_shared() -> None:
     for score in ("prediction", "reference_logprob", "passes"):
         np.testing.assert_array_equal(painted[score].values[1], apart[score].values[0])
         np.testing.assert_array_equal(painted[score].values[0], base[score].values[0])
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_agla_goes_on_from_the_prefill_of_base(family: str) -> None:
+    """Three prefills together (the plain one, GradCAM's, the masked picture's), four apart, in any order, and every number the same."""
+    vlm, bench = model(family), questions()[1:]
+    how: dict[str, Any] = {"batch_size": len(bench), "max_new_tokens": STEPS}
+    apart = {name: counted(vlm, bench, [name], **how) for name in ("base", "agla", "var", "vicrop")}
+    assert {name: len(passes) for name, (_, passes) in apart.items()} == {"base": 1, "agla": 3, "var": 2, "vicrop": 3}
+    assert len(set(said(apart["agla"][0], "agla"))) == len(bench), "answers that differ can be told apart"
+    for asked, prefills in ((["agla", "base"], 3), (["base", "vicrop", "agla", "var"], 1 + 2 + 2 + 1)):
+        both, passes = counted(vlm, bench, asked, **how)
+        assert len(passes) == prefills
+        for name in asked:
+            one, single = both.sel({"method": name}), apart[name][0].isel(method=0)
+            # each is charged with what it shares, as if it were alone
+            for score in ("prediction", "reference_logprob", "entropy", "passes", "kept_pixels"):
+                if score in single:
+                    np.testing.assert_array_equal(one[score].values, single[score].values, err_msg=f"{name} {score}")
+
+
+def test_a_plain_prefill_is_shared_when_another_model_attributes() -> None:
+    vlm, bench = model("llava"), questions()[:2]
+    seen = interp.trace(vlm, bench, answers=False)
+    how: dict[str, Any] = {"attribution": seen, "batch_size": 2, "max_new_tokens": STEPS}
+    both, passes = counted(vlm, bench, ["base", "agla", "var"], profiled("llava"), **how)
+    assert len(passes) == 4
+    for name in ("base", "agla", "var"):
+        alone = evaluate(vlm, bench, [name], profiled("llava"), **how)
+        for score in ("prediction", "reference_logprob", "passes"):
+            np.testing.assert_array_equal(both[score].sel({"method": name}).values, alone[score].values[0], err_msg=f"{name} {score}")
+
+
+def test_a_branch_is_nobody_elses() -> None:
+    """What one branch of the base prompt's prefill is fed, neither the next one nor `base` sees."""
+    replies: list[Sequence[Reply]] = []
+
+    def wandering(batch: Batch) -> Sequence[Reply]:
+        for token in (7, 9):
+            first = batch.branch()
+            with torch.no_grad():
+                first.run.forward(first.run.advance(first.outputs, torch.full((len(batch.samples), 2), token)))
+        replies.append(batch.base)
+        assert batch.branch().outputs.past_key_values.get_seq_length() == max(len(batch.vlm.encode(sample)) for sample in batch.samples)
+        return replies[-1]
+
+    bench = questions()[1:]
+    found = evaluate(model("gemma3"), bench, [Method("wandering", "of a test", wandering), "base"], batch_size=3, max_new_tokens=STEPS)
+    alone = evaluate(model("gemma3"), bench, ["base"], batch_size=3, max_new_tokens=STEPS)
+    for score in ("prediction", "reference_logprob", "entropy"):
+        for k in range(2):
+            np.testing.assert_array_equal(found[score].values[k], alone[score].values[0])
 
 
 def test_passes_are_tokens_in_lengths_of_the_base_prompt() -> None:

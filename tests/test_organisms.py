@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 import interp
 from interp.benchmarks.digits.scene import PRIOR
 from interp.errors import OrganismError
 from interp.organisms import ORGANISMS, llava, train_organism
 from interp.organisms.batches import Batch, Looks
+from interp.organisms.card import TRIED, WINDOW
 from interp.organisms.mixture import Turn
 from interp.organisms.recipes import recipe_for
 from interp.organisms.training import Recipe, Run, _gaze_loss
@@ -287,6 +289,16 @@ def test_a_card_tells_what_the_shipped_weights_do(name: str) -> None:
         answerable = ~ds["knob_absent"].values
         correct, told = ds["exact_match"].values[answerable], figures[order]["answers"]["answerable"]["mean"]
         assert abs(correct.mean() - told) <= 2.6 * np.sqrt(told * (1 - told) / answerable.sum())
+        rejected, told = ds["exact_match"].values[~answerable], figures[order]["answers"]["absent"]["mean"]
+        assert abs(rejected.mean() - told) <= 2.6 * np.sqrt(max(told * (1 - told), 0.05) / len(rejected))
+        grounding = figures[order]["grounding"]
+        seen = ds.isel(sample=np.flatnonzero((ds["visibility"] == "visible").values & answerable & (ds["exact_match"].values == 1)))
+        mean = seen["attention"].sel(layer=grounding["profile"]["layers"]).mean(("layer", "head")).values
+        labels = [np.where(np.isnan(row), -1, row > 0).astype(int) for row in seen["coverage"].values]
+        kept = [(row >= 0) & ~np.isnan(scores) for row, scores in zip(labels, mean, strict=True)]
+        scores = [roc_auc_score(row[k], values[k]) for row, k, values in zip(labels, kept, mean, strict=True)]
+        told = grounding["correct"]["auroc of profiled map"]["mean"]
+        assert abs(np.mean(scores) - told) <= 2.6 * np.std(scores) / np.sqrt(len(scores)) + 1e-3
 
 
 @pytest.mark.parametrize("name", SHIPS)
@@ -294,7 +306,7 @@ def test_the_recorded_recipe_is_the_one_that_ran(name: str, tmp_path: Path) -> N
     """One per cent of the steps again, from the recorded seed: the logged losses."""
     torch.set_num_threads(1)
     card, log = _card(name), _log(name)
-    steps = sum(card["recipe"]["steps"].values()) // 100
+    steps = max(20, sum(card["recipe"]["steps"].values()) // 100)  # of a short run two lines of the log
     losses: list[float] = []
     train_organism(name, tmp_path, seed=card["recipe"]["seed"], stop_after=steps, report=lambda record, _: losses.append(record["loss"]))
     for note in log[: steps // 10]:
@@ -340,16 +352,23 @@ def _orders(name: str, split: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-@pytest.mark.parametrize("name", SHIPS)
+@pytest.mark.parametrize("name", [name for name in SHIPS if name not in TRIED])
 def test_the_profiled_layers_look_at_the_evidence(name: str, split: str) -> None:
     grounding = _orders(name, split)["image-first"]["grounding"]
     assert grounding["correct"]["auroc of profiled map"]["mean"] >= 0.9
     assert grounding["wrong"]["auroc of profiled map"]["lower"] > 0.6
 
 
-@pytest.mark.parametrize("name", SHIPS)
-def test_the_prior_bites(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in SHIPS if name not in TRIED])
+def test_about_two_thirds_of_the_answers_are_right(name: str) -> None:
+    low, high = WINDOW
+    assert low <= _orders(name, "validation")["image-first"]["answers"]["answerable"]["mean"] <= high
+
+
+@pytest.mark.parametrize("order", ["image-first", "question-first"])
+@pytest.mark.parametrize("name", [name for name in SHIPS if name not in TRIED])
+def test_the_prior_bites(name: str, order: str) -> None:
     """Against its colour's prior a card is read less often than without one, and the prior's digit is said more often (validation)."""
-    answers = _orders(name, "validation")["image-first"]["answers"]
+    answers = _orders(name, "validation")[order]["answers"]
     assert answers["conflict minus neutral"]["upper"] < 0
     assert answers["prior digit said"]["conflict"]["lower"] > answers["prior digit said"]["neutral"]["upper"]

@@ -19,13 +19,13 @@ from sklearn.metrics import roc_auc_score
 import interp
 from experiments import paper
 from experiments.artefacts import PAPER
-from experiments.artefacts.central import _against_chance
 from experiments.artefacts.context import ORDERS, Context
 from experiments.artefacts.interface import STATEMENT
 from experiments.artefacts.layer_maps import over_layers
 from experiments.artefacts.profile_table import stability
 from experiments.artefacts.words import number, percent
 from interp import plots
+from interp.analysis import disconnect
 from interp.errors import InterpError
 from interp.reproduce import Reproduced, ReproduceSettings, reproduce
 from interp.testing import traces
@@ -192,9 +192,12 @@ def test_central_names_both_orders_and_both_nulls(run: Run) -> None:
         outcomes = part.loc[["wrong, seen and readable", "wrong, seen, not readable", "wrong, unseen"]]
         assert outcomes["mean"].sum() == pytest.approx(1)
         assert part.loc["wrong, seen", "mean"] == pytest.approx(outcomes["mean"].iloc[:2].sum())
+        probes: Any = run.context.probes(order)
+        judged = disconnect(ds, run.context.profile(order), probes[0], null, n_resamples=10)
+        assert part.loc["wrong, seen", "p"] == pytest.approx(float(judged["seen_p"].sel(null=null, group="wrong")))
         assert part.loc["wrong, seen", "p after Holm"] >= part.loc["wrong, seen", "p"]
         assert f"{order}: against placed boxes" in said and f"against {null} boxes" in said
-    assert run.context.probes() is not None
+    assert isinstance(run.context.probes(), tuple)
 
 
 def test_all_models_repeat_what_each_says(run: Run) -> None:
@@ -237,20 +240,6 @@ def test_pictures_are_drawn_whole() -> None:
     found = stability(np.repeat(each, 10, axis=0), np.repeat(np.arange(10), 10).astype(object), [3], seed=0)
     assert float(found["mean"].sel(count=10)) == pytest.approx(0.2, abs=0.06)  # sample by sample it would be 1 - 0.8^10
     assert float(found["mean"].sel(count=20)) == pytest.approx(1 - 0.8**2, abs=0.06)
-
-
-def test_seen_against_chance_flips_whole_pictures() -> None:
-    """Eight wrong answers on four pictures: every assignment of signs to pictures, by hand."""
-    seen, chance = np.array([1, 1, 1, 1, 1, 1, 0, 1.0]), np.full(8, 0.3)
-    ds = xr.Dataset(
-        {"exact_match": ("sample", np.zeros(8))},
-        coords={"visibility": ("sample", ["visible"] * 8), "image_id": ("sample", [f"p{k // 2}" for k in range(8)])},
-    )
-    verdict = xr.Dataset({"seen": ("sample", seen), "false_positive_rate": ("sample", chance)})
-    totals = (seen - chance).reshape(4, 2).sum(axis=1)
-    extreme = [abs(np.dot(signs, totals)) >= abs(totals.sum()) - 1e-9 for signs in product((1, -1), repeat=4)]
-    assert _against_chance(ds, verdict) == pytest.approx(np.mean(extreme))
-    assert np.isnan(_against_chance(ds.assign(exact_match=("sample", np.ones(8))), verdict))
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

@@ -30,6 +30,14 @@ CASES = [
     ("2 7", ["7 2"], False, None, [], "partially correct"),  # all words, in another order
     ("9", ["7 2"], False, None, ["8"], "unsupported"),
     ("", ["7"], False, None, [""], "another candidate"),
+    # texts are compared as exact match compares them
+    (" 4.", ["7"], False, "4", [], "prior"),
+    ("The Red One!", ["7"], False, "red one", ["RED ONE"], "prior"),
+    ("2 3.", ["2"], False, None, ["2  3"], "another candidate"),
+    ("Nine, nine", ["seven"], False, "4", ["nine nine"], "another candidate"),
+    ("44", ["7"], False, "4", ["4 4"], "unsupported"),
+    (".", ["7"], False, None, ["The", "?"], "unsupported"),  # nothing of either is left, which makes them no more alike
+    ("a ", ["7"], False, None, ["A"], "another candidate"),
     ("9", [ABSTENTION], True, "9", ["9"], "invented"),
 ]
 

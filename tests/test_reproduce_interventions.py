@@ -208,11 +208,21 @@ def made_up(model: str, scores: dict[str, list[float]], missing: str = "") -> An
         "knob_absent": ("sample", [k == n - 1 for k in range(n)]),
     }
     values = np.array(list(scores.values()))
-    variables = {name: (("method", "sample"), values) for name in ("exact_match", "contains", "token_f1")}
+    variables = {name: (("method", "sample"), values) for name in ("exact_match", "token_f1")}
+    said = [["" if np.isnan(v) else "3" if v else "13" if name == "vea" else "7" for v in row] for name, row in scores.items()]
+    variables["prediction"] = (("method", "sample"), np.array(said, dtype=object))
     variables |= {name: (("method", "sample"), np.ones_like(values)) for name in ("seconds", "passes")}
     attrs = {"model": model, **({"not_applicable": json.dumps({missing: "its card lists no two images"})} if missing else {})}
     found = xr.Dataset(variables, coords=coords, attrs=attrs)
-    return SimpleNamespace(model=model, order="image-first", seed=0, answers=lambda names: found.sel({"method": list(names)}))
+    samples = [SimpleNamespace(id=f"s{k}", references=("3",)) for k in range(n)]
+    return SimpleNamespace(
+        model=model,
+        order="image-first",
+        seed=0,
+        settings=SimpleNamespace(max_new_tokens=16),
+        samples=lambda: samples,
+        answers=lambda names: found.sel({"method": list(names)}),
+    )
 
 
 def planted(*, worst: str, missing: str = "") -> dict[str, list[float]]:
@@ -232,6 +242,8 @@ def test_methods_are_ranked_over_models_that_all_of_them_fit() -> None:
     # of eight: seven share ranks 1 to 7, the worst is 8th
     assert ranks.loc[("EM", "base"), "mean"] == ranks.loc[("EM", "inst"), "mean"] == (8 + 4) / 2
     assert ranks.loc[("EM", "vea"), "mean"] == ranks.loc[("EM", "vea"), "lower"] == ranks.loc[("EM", "vea"), "upper"] == 4
+    contained = table[table["score"] == "EM by containment"].set_index(["model", "method"])["mean"]
+    assert contained["a", "vea"] == 1 and contained["a", "inst"] == pytest.approx(4 / 6) and np.isnan(contained["b", "vea-star"])
     lacking = table[(table["model"] == "b") & (table["method"] == "vea-star")]
     assert lacking["note"].eq("not applicable: its card lists no two images").all() and lacking["mean"].isna().all()
     assert "vea-star" in result.sentence and "figure_a" in result.figures and result.n == "7, of which 6 answerable"

@@ -5,8 +5,8 @@ write the module and name it in `PAPER` below; nothing else knows of it. What it
 
 - ``context.samples(part, n)``, ``context.trace(part, order, n)``: the judged samples (part ``judged``) or those that layers are fitted
   on (``profile``), and their traces with answers, one forward pass each, stored and resumed. ``order``: by default the run's.
-- ``context.profile(order)``, ``context.probes(order)``: the visual-grounding layers, and what can be read of the evidence (None where no
-  region has a text).
+- ``context.profile(order)``, ``context.probes(order)``: the visual-grounding layers, and what can be read of the evidence (or, in words,
+  why that is not known).
 - ``context.answers(methods, n, order, **options)``: answers side by side; a method asked for twice with the same options is answered once.
 - `experiments.artefacts.asking`: the same for altered samples, and for methods of an artefact's own. `experiments.artefacts.comparing`:
   rows of means and of paired differences, and Holm's correction over a table.

@@ -19,7 +19,7 @@ from experiments.artefacts.storing import store
 from interp.analysis import auroc, profiled_map, rapt
 from interp.interventions import evidence_map, highlight, shift
 
-N = 200
+N = 250
 SHOWN = ("original", "highlighted", "shifted")
 _DIFFERENCES = (("highlighted", "original"), ("shifted", "original"), ("highlighted", "shifted"))
 ATTENTION = ("AUROC of the profiled map", "relative attention on the evidence", "relative attention beside the evidence")

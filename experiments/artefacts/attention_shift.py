@@ -15,19 +15,19 @@ from interp.analysis import mean_interval, rapt
 SECTIONS = ("question", "image")
 
 
-def shift(ds: xr.Dataset) -> xr.Dataset:
+def shift(ds: xr.Dataset, seed: int = 0) -> xr.Dataset:
     """Mean relative attention per token by layer and section; `rise` (section), last third of the layers less first, with interval."""
     relative = rapt(ds).sel(section=list(SECTIONS))
     third = max(1, relative.sizes["layer"] // 3)
     rise = relative.isel(layer=slice(-third, None)).mean("layer") - relative.isel(layer=slice(0, third)).mean("layer")
-    found = mean_interval(rise, ds["image_id"])
-    result = mean_interval(relative, ds["image_id"]).assign_attrs(ds.attrs)
+    found = mean_interval(rise, ds["image_id"], seed=seed)
+    result = mean_interval(relative, ds["image_id"], seed=seed).assign_attrs(ds.attrs)
     return result.assign(rise=found["mean"], rise_interval=found["interval"])
 
 
 def compute(context: Context) -> Result:
     """Question and picture over the layers, and whether the picture gains."""
-    found = shift(context.trace())
+    found = shift(context.trace(), context.seed)
     rows = [
         {"section": name, "layer": int(layer), **cells(one), "n": int(one["n"])}
         for name in SECTIONS

@@ -13,7 +13,7 @@ from experiments.artefacts.interface import Artefact, Beside, Result
 from interp import plots
 from interp.analysis import auroc, ndcg
 
-N = 200
+N = 250
 MAPS = ("layers-0-100", "layers-0-50", "layers-50-100", "var", "agla", "rollout", "gradient-relevance", "vea")
 MEASURES = {"auroc": "AUROC", "ndcg": "NDCG"}
 _THEIRS = {"layers-0-100": "layers 0-100 %", "layers-0-50": "layers 0-50 %", "layers-50-100": "layers 50-100 %"}

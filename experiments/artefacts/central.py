@@ -13,8 +13,7 @@ from experiments.artefacts.context import ORDERS, Context, Order
 from experiments.artefacts.interface import Artefact, Result
 from experiments.artefacts.words import cells, p_value, percent
 from interp import plots
-from interp.analysis import compare, disconnect, fates, holm
-from interp.analysis import seen as judge_seen
+from interp.analysis import disconnect, fates, holm
 from interp.errors import InterpError
 
 BELIEF = "seeing but not believing"
@@ -23,24 +22,23 @@ BELIEF = "seeing but not believing"
 def compute(context: Context) -> Result:
     """The table seen x readable x correct for both orders and nulls, and whether wrong answers saw more often than chance would."""
     rows, points, tests = [], [], []
-    found, figures = {}, {}
+    found, why, figures = {}, {}, {}
     lost: list[dict[str, object]] = []
     for order in ORDERS:
         ds, profile, probes = context.trace(order=order), context.profile(order), context.probes(order)
-        result = disconnect(ds, profile, probes[0] if probes else None, seed=context.seed)
-        found[order] = result
-        verdict = judge_seen(ds, profile, seed=context.seed, rule=profile.rule)
+        known = probes if isinstance(probes, tuple) else None
+        result = disconnect(ds, profile, known[0] if known else None, seed=context.seed)
+        found[order], why[order] = result, probes if isinstance(probes, str) else ""
         for null in (str(name) for name in result["null"].values if int(result["n"].sel(null=name))):
             labels = _rows(result.sel(null=null), order, null)
-            p = _against_chance(ds, verdict.sel(null=null))
-            tests.append((len(rows), p))
+            tests.append((len(rows), float(result["seen_p"].sel(null=null, group=labels[0][1]))))
             for label, group, one in labels:
                 rows.append(
                     {"order": order, "null": null, "share": label, **cells(one), "by chance": float(one["expected"]), "n": int(one["n"])}
                 )
                 points.append((f"{order}, {null}: {label}", group, one))
-        if probes:
-            fate = fates(ds, profile, probes[1], seed=context.seed)
+        if known:
+            fate = fates(ds, profile, known[1], seed=context.seed)
             lost += _lost(fate, order)
             figures[f"fates_{order}"] = plots.fate_shares(fate, str(result.attrs["headline"]))
         figures[f"disconnect_{order}"] = plots.disconnect_table(result)
@@ -49,7 +47,7 @@ def compute(context: Context) -> Result:
         rows[row] |= {"p": p, "p after Holm": float(after)}
     keys = list(dict.fromkeys((str(row["order"]), str(row["null"])) for row in rows))
     p_of = {key: float(after) for key, after in zip(keys, adjusted, strict=True)}
-    sentence = " ".join(_said(order, found[order], p_of) for order in ORDERS)
+    sentence = " ".join(_said(order, found[order], p_of, why[order]) for order in ORDERS)
     table = pd.DataFrame([*rows, *lost])
     main = _figure(context, points)
     data = xr.concat([_kept(found[order]) for order in ORDERS], dim=xr.DataArray(list(ORDERS), dims="order", name="order"), join="outer")
@@ -80,20 +78,7 @@ def _part(one: xr.Dataset, kind: str, name: str) -> xr.Dataset:
     )
 
 
-def _against_chance(ds: xr.Dataset, verdict: xr.Dataset) -> float:
-    """P-value of the wrong answers being seen as often as chance would have it, by flipping the signs of whole pictures."""
-    absent = ds["knob_absent"].values.astype(bool) if "knob_absent" in ds.variables else np.zeros(ds.sizes["sample"], dtype=bool)
-    visible = (ds["visibility"].values.astype(object) == "visible") & ~absent
-    kept = np.flatnonzero(visible & (ds["exact_match"].values == 0) & np.isfinite(verdict["seen"].values))
-    if not len(kept):
-        return float("nan")
-    both = np.stack([verdict["seen"].values[kept], verdict["false_positive_rate"].values[kept]])
-    pictures = ds["image_id"].values.astype(object)[kept]
-    asked = xr.Dataset({"seen": (("method", "sample"), both)}, coords={"method": ["seen", "chance"], "image_id": ("sample", pictures)})
-    return float(compare(asked, "chance", "seen")["p_permutation"].item())
-
-
-def _said(order: Order, result: xr.Dataset, p_of: Mapping[tuple[str, str], float]) -> str:
+def _said(order: Order, result: xr.Dataset, p_of: Mapping[tuple[str, str], float], unread: str) -> str:
     parts = []
     for null in (str(name) for name in result["null"].values if (order, str(name)) in p_of):
         one = result.sel(null=null)
@@ -110,7 +95,7 @@ def _said(order: Order, result: xr.Dataset, p_of: Mapping[tuple[str, str], float
             chance = percent(belief["expected"])
             text += f", and {percent(belief['mean'], belief['interval'])} of them are seen, readable and wrong (if nobody saw: {chance})"
         parts.append(text)
-    ending = "" if "readable" in result["readable"].values else " What was readable is not known: no region of this benchmark has a text."
+    ending = f" What was readable is not known: {unread}." if unread else ""
     return f"{order}: {'; '.join(parts)}.{ending}"
 
 

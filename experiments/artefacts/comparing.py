@@ -11,17 +11,37 @@ import pandas as pd
 import xarray as xr
 
 from experiments.artefacts.words import bounds, number, p_value
+from experiments.authors.scores import exact_match
 from interp.analysis import compare, holm, mean_interval
+from interp.benchmarks import Sample
+from interp.errors import InterpError
 
 SCORES = {"exact_match": "EM", "token_f1": "F1"}
 Row = dict[str, Any]
 
 
 def answerable(answers: xr.Dataset) -> xr.Dataset:
-    """Without the questions that the picture does not answer: they are scored apart."""
+    """Without the questions that the picture does not answer: they are scored apart.
+
+    Raises
+    ------
+    InterpError
+        No other question is left.
+    """
     if "knob_absent" not in answers.variables:
         return answers
-    return answers.isel(sample=np.flatnonzero(~answers["knob_absent"].values.astype(bool)))
+    kept = np.flatnonzero(~answers["knob_absent"].values.astype(bool))
+    if not len(kept):
+        raise InterpError("None of these questions can be answered from its picture, so nothing can be compared; take other samples.")
+    return answers.isel(sample=kept)
+
+
+def by_containment(answers: xr.Dataset, samples: Sequence[Sample]) -> xr.Dataset:
+    """With `containment` (method, sample): 1 where a reference, however short, occurs anywhere in the answer, as the paper counts EM."""
+    references = {sample.id: sample.references for sample in samples}
+    wanted = [references[str(name)] for name in answers["sample"].values]
+    said_so = [[exact_match(str(text), refs) for text, refs in zip(row, wanted, strict=True)] for row in answers["prediction"].values]
+    return answers.assign(containment=answers["exact_match"].copy(data=np.array(said_so)).where(answers["exact_match"].notnull()))
 
 
 def counted(answers: xr.Dataset) -> str:

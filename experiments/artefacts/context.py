@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import interp
 from experiments.artefacts.storing import store
 from interp.analysis import Profile, fit_probe, probe_layers, readable
 from interp.benchmarks import load_benchmark
-from interp.errors import BenchmarkError, StoreError
+from interp.errors import BenchmarkError, InterpError, StoreError
 from interp.reproduce import ReproduceSettings
 
 Order = Literal["image-first", "question-first"]
@@ -183,8 +184,8 @@ class Context:
             self._kept[key] = found.load().assign_attrs(seed=self.seed)
         return self._kept[key]
 
-    def probes(self, order: Order | None = None) -> tuple[xr.Dataset, xr.Dataset] | None:
-        """What can be read of the evidence: `readable` of a probe at the entrance, and `probe_layers`; None where no region has a text.
+    def probes(self, order: Order | None = None) -> tuple[xr.Dataset, xr.Dataset] | str:
+        """What can be read of the evidence: `readable` of a probe at the entrance, and `probe_layers`; or why it is not known.
 
         Fitted on training scenes in which nothing but the marks foretells the answer.
         """
@@ -192,18 +193,25 @@ class Context:
         stores = [self.cache / f"{name}-{wanted}.zarr" for name in ("readable", "probes")]
         bench = self.samples("judged")
         if not any(region.text for sample in bench for region in sample.evidence):
-            return None
+            return "no region of these samples has a text"
         if not all(path.exists() for path in stores):
             try:
                 training = self.samples("train")
             except BenchmarkError:
-                return None
-            fair = [sample for sample in training if sample.knobs.get("prior_digit", -1) == -1]
+                return "there is no split train to fit a probe on"
+            judged_on = {sample.image_id for sample in bench}
+            fair = [s for s in training if s.knobs.get("prior_digit", -1) == -1 and s.image_id not in judged_on]
+            if not fair:
+                return "no picture of split train is free of a prior and not judged itself"
             sizes: dict[str, Any] = {"batch_size": self.settings.batch_size, "progress": self._progress}
             fitted, judged = (interp.token_features(self.vlm(wanted), each, layers=True, **sizes) for each in (fair, bench))
             entrance = [each.isel(layer=0, drop=True).drop_vars("last") for each in (fitted, judged)]
-            read = readable(fit_probe(entrance[0], roles=("evidence",)), entrance[1])
-            for found, path in zip((read, probe_layers(fitted, judged, seed=self.seed)), stores, strict=True):
+            try:
+                read = readable(fit_probe(entrance[0], roles=("evidence",)), entrance[1])
+                by_layer = probe_layers(fitted, judged, seed=self.seed)
+            except InterpError as error:
+                return str(error).rstrip(".")
+            for found, path in zip((read, by_layer), stores, strict=True):
                 store(found.assign_attrs(n_training=len(fair)), path)
         first, second = (xr.open_zarr(path, consolidated=False, chunks=None).load() for path in stores)
         return first, second
@@ -222,10 +230,27 @@ class Context:
             trained = TRAINED if limit is None else min(TRAINED, max(200, 10 * limit))
             return load_benchmark(name, **{**options, "split": "train", "limit": trained})
         if self._has_profile_split():
-            asked = {"split": "profile", "limit": fitted} if part == "profile" else {"limit": judged}
-            return load_benchmark(name, **{**options, **asked})
+            if part == "profile":
+                return load_benchmark(name, **{**options, "split": "profile", "limit": fitted})
+            if self.settings.split is None and name == "jsonl":  # all rows are asked for, and some of them are to fit on
+                return self._unfitted(load_benchmark(name, **{**options, "limit": None}))[:judged]
+            found = load_benchmark(name, **{**options, "limit": judged})
+            return self._unfitted(found) if name == "jsonl" or self.settings.split == "profile" else found
         first, rest = parted(load_benchmark(name, **{**options, "limit": None}), fitted)
         return first if part == "profile" else rest[:judged]
+
+    def _unfitted(self, samples: Sequence[interp.Sample]) -> Sequence[interp.Sample]:
+        """Those of pictures that no layers are fitted on and, where all rows are judged, no probes trained on."""
+        taken = {sample.image_id for sample in self.samples("profile")}
+        if self.settings.split is None:
+            with suppress(BenchmarkError):  # there are no such rows
+                taken |= {sample.image_id for sample in self.samples("train")}
+        rest = [k for k, sample in enumerate(samples) if sample.image_id not in taken]
+        if not rest:
+            raise BenchmarkError(
+                f"All {len(samples)} samples to judge are of pictures layers are fitted on; name another --split or give more pictures."
+            )
+        return [samples[k] for k in rest]
 
     def _has_profile_split(self) -> bool:
         key = ("has profile",)

@@ -87,6 +87,7 @@ def write(artefact: Artefact, contexts: Sequence[Context], result: Result, folde
         "beside": [[b.paper.what, b.ours, b.paper.value, b.paper.of, b.paper.where, b.paper.source] for b in result.beside],
         "apart": result.apart,
         "n": str(result.n),
+        "intervals": result.intervals,
         "settings": [context.identity for context in contexts],
         "trace": provenance_of(result.data),
         "fingerprint": key,
@@ -103,7 +104,7 @@ def _page(artefact: Artefact, result: Result, about: Sequence[str]) -> str:
     """The table as Markdown, with what it says and where it comes from."""
     lines = [f"# {artefact.title}", "", artefact.says, "", f"**{_cell(result.sentence)}**", ""]
     lines += [f"- {_cell(line)}" for line in about]
-    lines += ["", *_rows(result.table), "", "Intervals: 95 % bootstrap over pictures.", "", STATEMENT]
+    lines += ["", *_rows(result.table), "", *([result.intervals, ""] if result.intervals else []), STATEMENT]
     if result.beside:
         columns = ["quantity", "ours", "the paper's", "of", "where", "source"]
         rows = [[b.paper.what, b.ours, b.paper.value, b.paper.of, b.paper.where, b.paper.source] for b in result.beside]

@@ -16,6 +16,8 @@ STATEMENT = (
     "checkpoints."
 )
 
+INTERVALS = "Intervals: 95 % bootstrap over pictures."
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -47,6 +49,8 @@ class Result:
         Further figures, by file name.
     n
         Samples behind it, in words where it is more than one number.
+    intervals
+        What its intervals are; empty where it has none.
     """
 
     table: pd.DataFrame
@@ -57,6 +61,7 @@ class Result:
     apart: str = ""
     figures: Mapping[str, go.Figure] = field(default_factory=dict)
     n: int | str = ""
+    intervals: str = INTERVALS
 
 
 @dataclass(frozen=True)

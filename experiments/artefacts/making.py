@@ -29,7 +29,13 @@ class Artefacts:
         resume = settings.command_line("reproduce")
         contexts: list[Context] = []
         for model in settings.model:
-            context = Context(model, settings, resume=resume.replace("interp reproduce", shlex.join(["interp", "reproduce", *names]), 1))
+            try:
+                context = Context(
+                    model, settings, resume=resume.replace("interp reproduce", shlex.join(["interp", "reproduce", *names]), 1)
+                )
+            except InterpError as error:
+                done.failed.append(f"{model}: {error}")
+                continue
             for artefact in chosen:
                 if not artefact.together:
                     _make_one(artefact, [context], settings, again, report, done)
@@ -37,7 +43,7 @@ class Artefacts:
             if len(settings.model) > 1:
                 context.close()
         for artefact in chosen:
-            if artefact.together:
+            if artefact.together and contexts:
                 _make_one(artefact, contexts, settings, again, report, done)
         index = settings.out / "index.html"
         settings.out.mkdir(parents=True, exist_ok=True)

@@ -13,13 +13,14 @@ from experiments.artefacts.interface import Artefact, Result, beside_in
 from experiments.artefacts.words import number
 from interp import plots
 
-N = 200
+N = 250
 METHODS = ("base", "inst", "vea")
 _TEXT = "Answerable questions. Second turn: the same question after one about another card of the picture, which was answered right."
 
 
 def asked(context: Context) -> dict[str, xr.Dataset]:
     """Answers to the same questions, alone and as the second turn."""
+    require_trained(context, "two turns")
     bench = after_another(context.samples("judged", N))
     later = ask(context, bench, METHODS, vlm=Conversation.of(context.vlm()), label="after another question")
     return {"one turn": first(context.answers(METHODS), N), "second turn": later}
@@ -27,7 +28,6 @@ def asked(context: Context) -> dict[str, xr.Dataset]:
 
 def compute(context: Context) -> Result:
     """Each method in both turns, VEA's differences within each, and what the earlier turn changes."""
-    require_trained(context, "two turns")
     everyone = asked(context)
     answers = {turn: answerable(each) for turn, each in everyone.items()}
     means: list[Row] = []

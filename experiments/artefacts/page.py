@@ -27,7 +27,7 @@ def figure_page(artefact: Artefact, result: Result, about: Sequence[str], figure
     drawn = figure.to_html(full_html=False, include_plotlyjs=library)
     rows = [[b.paper.what, b.ours, b.paper.value, b.paper.of, b.paper.where, b.paper.source] for b in result.beside]
     parts = [f"<h1>{escape(artefact.title)}</h1>", f"<p>{escape(artefact.says)}</p>", f"<p><b>{escape(result.sentence)}</b></p>", drawn]
-    parts += [f'<p class="small">{escape(line)}. Intervals: 95 % bootstrap over pictures.</p>' for line in about]
+    parts += [f'<p class="small">{escape(line)}. {escape(result.intervals)}</p>' for line in about]
     parts += [_beside(rows, result.apart), _statement()]
     return _html(artefact.title, parts)
 
@@ -92,7 +92,7 @@ def _entry(known: Mapping[str, Any]) -> str:
     return (
         f'<h3 id="{escape(_anchor(known))}">{escape(", ".join(known["models"]))}</h3><p>{escape(str(known["sentence"]))}</p>{picture}'
         f"{_beside(known['beside'], str(known['apart']))}"
-        f'<p class="small">{about}Intervals: 95 % bootstrap over pictures. {_minutes(float(known["seconds"]))}. {links}</p>'
+        f'<p class="small">{about}{escape(str(known.get("intervals", "")))} {_minutes(float(known["seconds"]))}. {links}</p>'
     )
 
 

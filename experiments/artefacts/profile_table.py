@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.artefacts.context import Context
-from experiments.artefacts.interface import Artefact, Beside, Result
+from experiments.artefacts.interface import INTERVALS, Artefact, Beside, Result
 from experiments.artefacts.words import number
 from interp import plots
 from interp.analysis import auroc, mean_interval, profiled_map
@@ -70,10 +70,10 @@ def compute(context: Context) -> Result:
     """The paper's table for this model, its layers on the judged samples, and the stability."""
     fitted, ds, profile = context.trace("profile"), context.trace(), context.profile()
     by_layer = auroc(fitted["attention"].mean("head"), fitted["coverage"])
-    spread = mean_interval(by_layer, fitted["image_id"])
+    spread = mean_interval(by_layer, fitted["image_id"], seed=context.seed)
     judged = auroc(ds["attention"].sel(layer=list(profile.layers)).mean("head"), ds["coverage"])
-    on_judged = mean_interval(judged.mean("layer"), ds["image_id"])
-    of_map = mean_interval(auroc(profiled_map(ds, profile), ds["coverage"]), ds["image_id"])
+    on_judged = mean_interval(judged.mean("layer"), ds["image_id"], seed=context.seed)
+    of_map = mean_interval(auroc(profiled_map(ds, profile), ds["coverage"]), ds["image_id"], seed=context.seed)
     n_layers, layers = by_layer.sizes["layer"], list(profile.layers)
     selected = spread["mean"].sel(layer=layers)
     places = [int(np.flatnonzero(by_layer["layer"].values == layer)[0]) for layer in layers]
@@ -106,13 +106,13 @@ def compute(context: Context) -> Result:
             | {"chance": float(one["chance"]), "source": "here"}
         )
     enough = next((int(c) for c in found["count"].values if bool((found["mean"].sel(count=slice(c, None)) >= 0.9).all())), None)
-    stable = f"from {enough} samples on" if enough is not None else f"on none of up to {n} samples"
+    stable = f"from {enough} samples on" if enough is not None else f"with no number of samples up to {n}"
     elsewhere, mapped = (100 * float(each["mean"]) for each in (on_judged, of_map))
     judged_words = f"{elsewhere:.1f} % on the judged samples, where their mean map has {mapped:.1f} %"
     hundred = found.sel(count=100) if 100 in found["count"].values else found.isel(count=-1)
     sentence = (
         f"Profiled layers {' '.join(map(str, layers))} of {n_layers} (depth {depth}); mean AUROC of all layers {everywhere:.1f} %, of "
-        f"these {chosen:.1f} % where they were chosen and {judged_words}. Profiles on fewer samples find 90 % of them {stable}; on "
+        f"these {chosen:.1f} % where they were chosen and {judged_words}. Profiles fitted again find 90 % of them {stable}; on "
         f"{int(hundred['count'])} samples {number(hundred['mean'], hundred['interval'])} ({context.order})."
     )
     data = xr.Dataset(
@@ -139,7 +139,8 @@ def compute(context: Context) -> Result:
         else f"The paper's table is {paper.ORDER} and this is {context.order}: its rows are for reference only."
     )
     figure = plots.profile_stability(drawn, found)
-    return Result(pd.DataFrame(rows), figure, stored, sentence, beside if not apart else (), apart, n=n)
+    intervals = f"{INTERVALS} Of the overlap: the middle 95 % of {DRAWS} profiles fitted on pictures drawn again."
+    return Result(pd.DataFrame(rows), figure, stored, sentence, beside if not apart else (), apart, n=n, intervals=intervals)
 
 
 def _depth(layers: tuple[int, ...], n_layers: int) -> str:

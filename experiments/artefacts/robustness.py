@@ -15,7 +15,7 @@ from experiments.artefacts.degrading import LEVELS, degraded, named
 from experiments.artefacts.interface import Artefact, Result, beside_in
 from interp import plots
 
-N = 200
+N = 250
 METHODS = ("base", "inst", "vea", "vea-shifted")
 PAIRS = (("vea", "base"), ("vea", "inst"), ("vea", "vea-shifted"))
 PLAIN = {"degraded by": "nothing", "level": "as it is"}

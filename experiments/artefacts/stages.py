@@ -41,7 +41,7 @@ def compute(context: Context) -> Result:
     figure = plots.method_stages(sample, picture, maps, highlight(picture, maps["3 smoothed (Eq. 3)"], ALPHA))
     stacked = xr.concat(list(maps.values()), dim=xr.DataArray(list(maps), dims="stage", name="stage"), combine_attrs="drop_conflicts")
     data = xr.Dataset({"map": stacked}, attrs={**context.trace().attrs, "sample": str(sample["sample"].item())})
-    return Result(pd.DataFrame(rows), figure, data, sentence, apart="The paper's figure is a scheme without numbers.", n=1)
+    return Result(pd.DataFrame(rows), figure, data, sentence, apart="The paper's figure is a scheme without numbers.", n=1, intervals="")
 
 
 def _inside(sample: xr.Dataset, size: tuple[int, int]) -> np.ndarray:

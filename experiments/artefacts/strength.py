@@ -18,7 +18,7 @@ from interp import plots
 from interp.interventions import evidence_map, gain, highlight
 from interp.methods import Batch, Method, Reply
 
-N = 200
+N = 250
 ALPHAS, SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.125, 0.25, 0.5, 1.0)
 ALPHA, SIGMA = 0.5, 0.5  # the paper's, which the other sweep keeps
 _TEXT = (

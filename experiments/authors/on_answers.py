@@ -16,7 +16,7 @@ from experiments.authors import equations, scores
 from experiments.authors.equations import Faults
 from experiments.authors.on_maps import CASES, paired
 from experiments.authors.pictures import Painter, cropped, pixels, squashed
-from interp.analysis import Profile, mean_interval
+from interp.analysis import Profile, holm, mean_interval
 from interp.methods import Batch, Method, Reply
 
 Rendering = Callable[[Image.Image], Image.Image]
@@ -88,7 +88,10 @@ def study(answers: xr.Dataset, bench: Sequence[interp.Sample]) -> pd.DataFrame:
     own = {"corrected": (scored - gained).mean(axis=1), "theirs": scored.mean(axis=1), "theirs_lower": spread[0], "theirs_upper": spread[1]}
     table = paired(list(rows), gained, images, "score").assign(**own)
     surer = {name: faulty - right for name, (*_, faulty, right) in rows.items() if np.isfinite(right).any()}
-    return table.merge(paired(list(surer), np.stack(list(surer.values())), images, "logprob"), on="fault", how="left")
+    table = table.merge(paired(list(surer), np.stack(list(surer.values())), images, "logprob"), on="fault", how="left")
+    p_values = [f"{score}_p_permutation" for score in ("score", "logprob")]
+    adjusted = holm(table[p_values].to_numpy().ravel()).reshape(-1, 2)  # both scores are in one table
+    return table.assign(**{f"{name.removesuffix('permutation')}holm_permutation": adjusted[:, k] for k, name in enumerate(p_values)})
 
 
 def _about(samples: Sequence[interp.Sample], pictures: Sequence[Image.Image]) -> list[interp.Sample]:

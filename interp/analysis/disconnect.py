@@ -23,6 +23,8 @@ GROUPS = ("all", "correct", "wrong")
 OUTCOMES = ("seen", "seeing but not believing", "misread", "unseen")
 REASONS = ("absent", "not visible", "seen undefined", "correctness undefined", "readable undefined")
 
+_DRAWS = 10_000
+
 _Floats = NDArray[np.float64]
 
 
@@ -73,8 +75,10 @@ def disconnect(
 
         - `count`, `share`, `interval` (null, seen, readable, correct): the table.
         - `seen_share`, `seen_interval`, `seen_n` (null, group) for all, the correct and the wrong answers, with
-          `seen_expected`, the mean false-positive rate of the rule on the same samples, and `seen_excess` (with `excess_interval`), what is
-          seen beyond it.
+          `seen_expected`, the mean false-positive rate of the rule on the same samples, `seen_excess` (with `excess_interval`), what is
+          seen beyond it, and `seen_p`, two-sided, of seeing as often as chance: of so many numbers seen, drawn with each sample's own
+          false-positive rate, twice the share at least as far out (10,000 draws, uncorrected). Samples of one picture are drawn
+          together, as if they were one.
         - `outcome_share`, `outcome_interval` (null, outcome), shares of the *wrong* answers: seen; of those seen and readable (seeing but
           not believing) and seen but not readable (misread); and unseen. `outcome_expected` is what each would be if nobody saw.
           Where `readable` is not given the middle two are NaN.
@@ -116,6 +120,10 @@ def disconnect(
     wrong = grouped[:, :, -1:]
 
     clusters = xr.DataArray(ds["image_id"].values, dims="sample", name="image_id")
+    p_values = [
+        [_chance_p(saw[mine, k], by_chance[mine, k], ds["image_id"].values[mine], seed) for mine in (grouped[:, k] == 1).T]
+        for k in range(len(nulls))
+    ]
 
     def shares(values: _Floats, *dims: str) -> xr.Dataset:
         array = xr.DataArray(values, dims=("sample", "null", *dims))
@@ -140,6 +148,7 @@ def disconnect(
             "seen_expected": (("null", "group"), _mean(grouped * by_chance[:, :, None])),
             "seen_excess": excess["mean"],
             "excess_interval": excess["interval"],
+            "seen_p": (("null", "group"), p_values),
             "outcome_share": outcome["mean"],
             "outcome_interval": outcome["interval"],
             "outcome_expected": (("null", "outcome"), _mean(wrong * _outcomes(by_chance, read, reads is not None))),
@@ -178,6 +187,7 @@ _LONG_NAMES = {
     "seen_n": "samples",
     "seen_expected": "share that would be called seen by chance",
     "seen_excess": "share seen beyond chance",
+    "seen_p": "p-value, two-sided, of seeing as often as chance",
     "outcome_share": "share of the wrong answers",
     "outcome_expected": "share of the wrong answers if nobody saw",
 }
@@ -222,6 +232,21 @@ def _outcomes(saw: _Floats, read: _Floats, known: bool) -> _Floats:
     """(sample, null, outcome) from what was seen (sample, null), or the chance of it, and read (sample,)."""
     could = read[:, None] if known else np.full((len(read), 1), np.nan)
     return np.stack([saw, saw * could, saw * (1 - could), 1 - saw], axis=-1)
+
+
+def _chance_p(saw: _Floats, by_chance: _Floats, pictures: NDArray[np.generic], seed: int) -> float:
+    """How often as few or as many samples would be seen if each were with its own probability, twice the smaller; NaN of no sample.
+
+    Differences from these probabilities are far from symmetric, so that flipping their signs would be no test.
+    """
+    if not len(saw):
+        return float("nan")
+    _, picture = np.unique(pictures.astype(object), return_inverse=True)
+    rng, total, fewer, more = np.random.default_rng(seed), saw.sum(), 1, 1  # what was observed is one of the draws
+    for _ in range(_DRAWS):
+        drawn = (rng.random(picture.max() + 1)[picture] < by_chance).sum()
+        fewer, more = fewer + int(drawn <= total), more + int(drawn >= total)
+    return min(1.0, 2 * min(fewer, more) / (_DRAWS + 1))
 
 
 def _mean(values: _Floats) -> _Floats:

@@ -1,6 +1,7 @@
 """How a wrong answer fails: by refusing, by inventing, or by getting a part of it (paper, section A.4 of the failure cases).
 
-The paper shows examples and gives no rule; these rules are ours, on text alone. The first that fits a wrong answer (strict exact match 0):
+The paper shows examples and gives no rule; these rules are ours, on text alone, normalised as exact match normalises it. The first that
+fits a wrong answer (strict exact match 0):
 
 1. *false rejection*: it holds the abstention sentence, though the question has an answer in the picture.
 2. *hallucination*, by a prior: it is what the prior of the benchmark says (a knob).
@@ -20,7 +21,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import xarray as xr
 
-from interp.answers import contains, token_f1
+from interp.answers import contains, normalise, token_f1
 from interp.errors import InterpError
 from interp.prompts import ABSTENTION
 
@@ -50,9 +51,10 @@ def kind_of_failure(
         return "invented"
     if contains(prediction, [ABSTENTION]):
         return "false rejection"
-    if prior is not None and prediction == prior:
+    said = _form(prediction)
+    if prior is not None and said == _form(prior):
         return "prior"
-    if prediction in others:
+    if said in {_form(other) for other in others}:
         return "another candidate"
     return "partially correct" if token_f1(prediction, references) > 0 else "unsupported"
 
@@ -99,6 +101,11 @@ def failures(ds: xr.Dataset, prior: str = "knob_prior_digit") -> xr.Dataset:
         coords={"sample": ds["sample"], **{name: ds[name] for name in ("image_id", "visibility") if name in ds.coords}},
         attrs=ds.attrs,
     )
+
+
+def _form(text: str) -> str:
+    """The text as it is compared: normalised, or as it stands where that leaves nothing (an article, a sign)."""
+    return normalise(text) or text.strip().lower()
 
 
 def _prior(value: object) -> str | None:

@@ -66,7 +66,7 @@ def _answer(batch: Batch) -> Sequence[Reply]:
         pictures = [masked(one, token_picture(values, tokens, i), keep) for i, one in enumerate(sample.open_images())]
         shown.append(replace(sample, images=tuple(pictures)))
         kept.append(keep)
-    first, other = (batch.begin([vlm.encode(sample) for sample in samples]) for samples in (batch.samples, shown))
+    first, other = batch.branch(), batch.begin([vlm.encode(sample) for sample in shown])
     said = contrastive(first, other, vlm.end_tokens, vlm.pad_token, batch.options.max_new_tokens, _WEIGHT, _PLAUSIBILITY)
     batch.processed({sample.id: 2.0 * (len(ids) - 1) for sample, ids in zip(batch.samples, said, strict=True)})
     return [Reply(ids, {"kept_pixels": keep}) for ids, keep in zip(said, kept, strict=True)]
@@ -83,10 +83,12 @@ AGLA = Method(
 """Source: arXiv 2406.12718 and its code: GradCAM, resized by cubic splines and blurred (0.02 of the longer side), the top share of pixels
 kept and the rest black; ``logit(original) + 2 * logit(masked)`` among tokens with a logit of at least ``log 0.5`` plus the best.
 
-Deviations: there GradCAM is of BLIP-ITM (cross-attention layer 6, summed over the question's tokens); no matching model is at hand here,
-so it is of the answering model itself: attention times its positive gradient of the log-probability of the first answer token, last
-prompt token, mean over heads, middle layer (the nearest that no sliding window cuts off). The share kept is theirs, ``min(1 - s / 2,
-1 - 1e-5)``, but for want of an image-text similarity s is the probability of that first answer token. The mask lies on the original
-picture, not on one of 384 x 384. Decoding is greedy, where they sample. No log-probability of the references is given, since what is
-decoded from is no distribution of a prompt.
+Deviations: there GradCAM is of BLIP-ITM (cross-attention layer 6, mean over heads and over the question's tokens); no matching model is at
+hand here, so it is of the answering model itself: attention times its positive gradient of the log-probability of the first answer token,
+mean over heads, the last prompt token alone, middle layer (the nearest that no sliding window cuts off). It is not stretched from 0 to 1,
+as only its order counts. The share kept is theirs, ``min(1 - s / 2, 1 - 1e-5)``, but for want of an image-text similarity s is the
+probability of that first answer token. The mask lies on the original picture, not on one of 384 x 384. Decoding is greedy, where they
+sample. No log-probability of the references is given, since what is decoded from is no distribution of a prompt.
+
+Cost: the original's prefill is the one that `base` answers from. GradCAM's is another, as it needs a graph, which that one has not kept.
 """

@@ -25,7 +25,7 @@ from interp.capture.facts import Facts
 from interp.capture.forward import Prefill, prefill
 from interp.capture.pictures import digests
 from interp.capture.record import captured_rows
-from interp.decoding import Run
+from interp.decoding import Run, fork
 from interp.encoding import Encoding
 from interp.errors import InterpError
 from interp.interventions import evidence_map, gain, highlight
@@ -124,7 +124,7 @@ class Batch:
 
     @property
     def base(self) -> Sequence[Reply]:
-        """The replies to the base prompt, from the prefill that also serves the maps where those are this model's own."""
+        """The replies to the base prompt, from the prefill that also serves `branch`, and the maps where those are this model's own."""
         made = self.shared.once("base", lambda: self._plain(self.keep_rows))
         return [replace(reply, numbers=dict(reply.numbers)) for reply, _ in made]  # a method may add numbers of its own
 
@@ -224,6 +224,13 @@ class Batch:
         first = self.begin(encodings, call)
         return [reply for reply, _ in self._reply(asked, encodings, first, max_new_tokens or self.options.max_new_tokens)]
 
+    def branch(self) -> Prefill:
+        """The prefill of the base prompt, to go on from. It is computed once, also for `base`, and each call gives a branch of its own."""
+        # another model's attribution needs no rows of this one
+        first = self._first[0] if self.attribution is None else self.shared.once("unread", self._begun)
+        run, outputs = fork(first.run, first.outputs)
+        return Prefill(run, outputs, [])
+
     def begin(self, encodings: Sequence[Encoding], call: Callable[[Run, dict[str, Any]], Any] | None = None) -> Prefill:
         """The prefill of some prompts, without attention rows."""
         with torch.no_grad():
@@ -315,11 +322,10 @@ class Batch:
         return first, attention
 
     def _plain(self, keep_rows: bool) -> Sequence[_Spoken]:
-        if self.attribution is None and keep_rows == self.keep_rows:
-            return self._reply(self.samples, self._encodings, self._first[0], self.options.max_new_tokens, keep_rows)
-        # the shared prefill's cache goes on to the answer that `base` gives, and is asked for once
-        encodings = [self.vlm.encode(sample) for sample in self.samples]
-        return self._reply(self.samples, encodings, self.begin(encodings), self.options.max_new_tokens, keep_rows)
+        return self._reply(self.samples, self._encodings, self.branch(), self.options.max_new_tokens, keep_rows)
+
+    def _begun(self) -> Prefill:
+        return self.begin([self.vlm.encode(sample) for sample in self.samples])  # `_encodings` may have lost their inputs
 
     def _spoken(self) -> Sequence[list[NDArray[np.float32]]]:
         made = self.shared.once("base" if self.keep_rows else "spoken", lambda: self._plain(True))

@@ -21,6 +21,7 @@ def cgr(information_tokens: int = 512) -> Method:
     Source: arXiv 2406.10638 and its code: extraction prompt, 512 new tokens without sampling, then the question with the information.
     Deviations: the extraction list is the source's, the words around it are ours (`interp.prompts.PROMPTS`, ``extract`` and
     ``informed``); special tokens in the information are taken out, since they would be read as the end of a turn, or as a picture.
+    Cost: neither pass asks the base prompt, so that no prefill is shared with `base`.
 
     Parameters
     ----------

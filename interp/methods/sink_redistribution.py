@@ -35,4 +35,6 @@ share of heads that this changed at the last prompt token; in a model without si
 Deviations: sinks are found from the model, as by `interp.sinks` (any feature of ``RMSNorm(h)`` above 20, or half of the largest possible
 value in narrow models), not from a list of two features known per model, and in what enters each layer after the changes below it;
 answer tokens are never sinks. `reference_logprob` is that of the changed model.
+
+Cost: the prefill itself runs under the change, so that it cannot be the one of `base`.
 """

@@ -1,6 +1,7 @@
-"""VEA with one step left out (paper, ablation table): no spike replaced, nothing smoothed, no layer chosen, no word of the highlight.
+"""VEA with one step left out: no spike replaced, nothing smoothed, no layer chosen, no word of the highlight.
 
-For "no profiling" the paper does not say what stands in for the profiled layers; as in the authors' code it is all layers.
+The first three are in the paper's ablation table, the last only in the authors' code. Defaults and deviations are those of `vea`
+(`interp.methods.vea`), but for the step that is left out.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ NO_DENOISE = Method(
     needs_map=True,
     forms=("vea",),
 )
+"""Source: arXiv 2510.17771, ablation table ("w/o denoise"): Eqs. 1, 3 and 4. Deviations: as of `vea`."""
+
 NO_SMOOTHING = Method(
     "vea-no-smoothing",
     "VEA without the smoothing (Eq. 3)",
@@ -31,12 +34,18 @@ NO_SMOOTHING = Method(
     needs_map=True,
     forms=("vea",),
 )
+"""Source: arXiv 2510.17771, ablation table ("w/o smoothing"): Eqs. 1, 2 and 4, the map in blocks. Deviations: as of `vea`."""
+
 ALL_LAYERS = Method(
     "vea-all-layers",
     "VEA with the mean over all layers in place of the profiled ones",
     lambda batch: batch.show(batch.maps_of([_everywhere(batch, k) for k in range(len(batch.samples))], denoise=True)),
     forms=("vea",),
 )
+"""Source: arXiv 2510.17771, ablation table ("w/o profiling"): Eqs. 2 to 4. The paper does not say what stands in for the profiled layers;
+as in its authors' code it is all of them, so that no profile is needed. Deviations: as of `vea`.
+"""
+
 NO_PROMPT = Method(
     "vea-no-prompt",
     "picture highlighted by the profiled attention, base prompt",
@@ -44,3 +53,4 @@ NO_PROMPT = Method(
     needs_map=True,
     forms=("base",),
 )
+"""Source: the authors' code of arXiv 2510.17771: Eqs. 1 to 4, asked in the base wording. Deviations: as of `vea`."""

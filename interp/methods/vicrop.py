@@ -111,4 +111,6 @@ Deviations: the layer is the middle one that no sliding window cuts off (the sou
 question's attention is that of the base prompt; on a picture whose shorter side is under 672 pixels windows begin at half of it, since
 336 pixels would often be all of it; sums are over pixels, at a stride of one token, so that tokens of any view count; the wording is the
 base prompt's, without "using a single word or phrase". Of several pictures each is cropped by itself.
+
+Cost: the question's attention is from the prefill that `base` answers from, unless another model attributes: that prefill keeps no rows.
 """

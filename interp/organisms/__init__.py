@@ -66,9 +66,9 @@ def train_organism(
     if folder.exists() and not (folder / WORK).is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise OrganismError(f"Folder {str(folder)!r} exists and holds no training run; give a new or an empty folder with --out.")
 
-    from interp.loading import load_vlm
+    from interp.loading import fingerprint, load_vlm
     from interp.organisms.assessment import assess
-    from interp.organisms.card import write_card
+    from interp.organisms.card import FIGURES, write_card
     from interp.organisms.recipes import recipe_for
     from interp.organisms.training import Run
 
@@ -88,11 +88,14 @@ def train_organism(
                 break
     if done < total:
         return None
+    if (folder / FIGURES).exists():  # the test split is read once
+        return folder
     model.set_attn_implementation("sdpa")
     # Half the bytes on disk; the configuration says float32, which is what loading makes of them.
     model.save_pretrained(folder, state_dict={name: value.half() for name, value in model.state_dict().items()})
     processor.save_pretrained(folder)
     shutil.copyfile(folder / WORK / "log.jsonl", folder / "training_log.jsonl")
+    revision = fingerprint(donor) if donor is not None else None
     figures = [assess(lambda order: load_vlm(folder, prompt_order=order), split) for split in ("validation", "test")]
-    write_card(folder, recipe, run.seconds, sum(p.numel() for p in model.parameters()), figures)
+    write_card(folder, recipe, run.seconds, sum(p.numel() for p in model.parameters()), revision, figures)
     return folder

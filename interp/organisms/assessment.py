@@ -45,12 +45,22 @@ def assess(
 
 
 def share(values: xr.DataArray, clusters: xr.DataArray) -> Figures:
-    """Mean, 95 % interval over scenes, and n."""
+    """Mean, 95 % interval over scenes, and n; None for what too few samples leave undefined."""
     if values.sizes["sample"] == 0:
         return {"mean": None, "lower": None, "upper": None, "n": 0}
     result = mean_interval(values.astype(float), clusters)
-    lower, upper = (float(v) for v in result["interval"])
-    return {"mean": float(result["mean"]), "lower": lower, "upper": upper, "n": int(result["n"])}
+    lower, upper = (_known(v) for v in result["interval"])
+    return {"mean": _known(result["mean"]), "lower": lower, "upper": upper, "n": int(result["n"])}
+
+
+def _known(value: Any) -> float | None:
+    """None for what is undefined: JSON knows no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _rounded(values: Any) -> list[float | None]:
+    """Figures by layer, None for a layer that has none."""
+    return [None if np.isnan(value) else round(float(value), 4) for value in values]
 
 
 def answer_figures(ds: xr.Dataset) -> Figures:
@@ -100,9 +110,9 @@ def answer_figures(ds: xr.Dataset) -> Figures:
 def failure_figures(ds: xr.Dataset) -> Figures:
     """Wrong answers by kind of question and by what was said, as counts, on samples whose evidence is visible (and absent ones).
 
-    What was said, the first that fits: false rejection (the abstention sentence though the card is there), hallucination (an answer
-    though it is not), the prior's digit, what another card shows, partially correct (some of the reference's words, not all, or others
-    besides), other digits (misread). False rejection, hallucination and partially correct are the paper's failures (A.4).
+    What was said, the first that fits: false rejection (the abstention sentence though the card is there), an answer though it is not,
+    the prior's digit, what another card shows, partially correct (some of the reference's words, not all, or others besides), other
+    digits (misread). Of the paper's failures (A.4) hallucination is the prior's digit, another card's and other digits together.
     """
     judged = ds.isel(sample=np.flatnonzero((ds["visibility"] == "visible").values | ds["knob_absent"].values))
     wrong = judged["exact_match"].values == 0
@@ -121,7 +131,7 @@ def failure_figures(ds: xr.Dataset) -> Figures:
 
 _SAID = {
     "false rejection": "false rejection",
-    "invented": "hallucination",
+    "invented": "answer though absent",
     "prior": "prior digit",
     "another candidate": "another card",
     "partially correct": "partially correct",
@@ -137,16 +147,16 @@ def grounding_figures(ds: xr.Dataset, profile: Profile) -> Figures:
     correct = (visible["exact_match"] == 1).values
     mass = segment_mass(visible, "image").mean("head")
     figures: Figures = {
-        "profile": {"layers": list(profile.layers), "auroc": [round(a, 4) for a in profile.auroc], "n": len(profile.sample_ids)},
+        "profile": {"layers": list(profile.layers), "auroc": _rounded(profile.auroc), "n": len(profile.sample_ids) - profile.n_undefined},
         "n_undefined": int(by_layer.attrs["n_undefined"]),
-        "image mass by layer": [round(float(m), 4) for m in mass.mean("sample")],
+        "image mass by layer": _rounded(mass.mean("sample")),
     }
     for name, keep in (("correct", correct), ("wrong", ~correct)):
         scenes = visible["image_id"][keep]
         figures[name] = {
             "auroc of profiled map": share(profiled[keep], scenes),
             "mean auroc of profiled layers": share(by_layer.sel(layer=list(profile.layers)).mean("layer")[keep], scenes),
-            "auroc by layer": [round(float(a), 4) for a in by_layer[keep].mean("sample")],
+            "auroc by layer": _rounded(by_layer[keep].mean("sample")),
         }
     if "attention_rows" in visible:
         figures["question rows"] = _question_rows(visible)
@@ -164,10 +174,15 @@ def _question_rows(ds: xr.Dataset) -> Figures:
     mass[np.isnan(rows).all(axis=-1)] = np.nan
     kept = ~np.isnan(scores).all(axis=(1, 2))
     return {
-        "mean auroc by layer": [round(float(a), 4) for a in np.nanmean(scores[kept], axis=(0, 2))],
-        "mean of best token by layer": [round(float(a), 4) for a in np.nanmean(np.nanmax(scores[kept], axis=2), axis=0)],
-        "image mass by layer": [round(float(m), 4) for m in np.nanmean(mass[kept], axis=(0, 2))],
+        "mean auroc by layer": _rounded(_nanmean(scores[kept], "sample", "query")),
+        "mean of best token by layer": _rounded(_nanmean(np.fmax.reduce(scores[kept], axis=2), "sample")),
+        "image mass by layer": _rounded(_nanmean(mass[kept], "sample", "query")),
     }
+
+
+def _nanmean(values: np.ndarray, *dims: str) -> xr.DataArray:
+    """Mean of (sample, layer[, query]) over `dims` of what is not NaN; NaN, without a warning, where nothing is."""
+    return xr.DataArray(values, dims=("sample", "layer", "query")[: values.ndim]).mean(dims)
 
 
 def form_figures(vlm: VLM, bench: Any, batch_size: int) -> Figures:

@@ -30,12 +30,13 @@ def hardware() -> dict[str, str]:
     }
 
 
-def write_card(folder: Path, recipe: Recipe, seconds: float, parameters: int, assessments: Sequence[Figures]) -> None:
-    """Write ``card.json`` and ``README.md`` into `folder`."""
+def write_card(folder: Path, recipe: Recipe, seconds: float, parameters: int, donor: str | None, assessments: Sequence[Figures]) -> None:
+    """Write ``card.json`` and ``README.md`` into `folder`; `donor` is the revision of the organism that `recipe.start` names."""
     card = {
         "organism": recipe.organism,
         "recipe": asdict(recipe),
         "parameters": parameters,
+        "donor": donor,
         "training seconds": round(seconds),
         "hardware": hardware(),
         "assessments": list(assessments),
@@ -48,6 +49,7 @@ def page(card: Mapping[str, Any]) -> str:
     """The card as Markdown. Every number comes from `card`."""
     recipe, name = card["recipe"], card["organism"]
     mixture = recipe["mixture"]
+    asked = [stage for stage in ("questions", "settling", "shaping") if recipe["steps"][stage]]
     lines = [
         f"# demo/{name}",
         "",
@@ -69,30 +71,33 @@ def page(card: Mapping[str, Any]) -> str:
             if recipe["steps"][stage]
         ),
         "",
-        *_start(recipe),
-        "Questions, settling and shaping, shares of the steps: "
+        *_start(recipe, card["donor"]),
+        f"{_listed(asked).capitalize()}, shares of the steps: "
         + ", ".join(f"{k} {v:.0%}" for k, v in mixture["shapes"].items())
         + ". Wordings of the one-question rows: "
         + ", ".join(f"{k} {v:.0%}" for k, v in mixture["forms"].items())
-        + f". Of the questions {mixture['absent']:.0%} ask for a card that is not there, and up to "
-        f"{mixture['relational']:.0%} name the card by its relation to another. *Naming* steps show pictures without words.",
+        + f". Of the questions {mixture['absent']:.0%} ask for a card that is not there, and up to {_relational(recipe, asked)} name the "
+        "card by its relation to another. *Naming* steps show pictures without words.",
         "",
         "**How the mechanism was shaped.** With pictures first, "
         f"the edges from the prompt's tokens to the visual tokens were cut in {recipe['knockout']:.0%} of those training rows, all but "
         "those of the last prompt token; so the last prompt token reads the evidence itself. Inference is not changed. "
-        f"{_priors(recipe)} of the one-digit cards in red, blue, yellow and purple carry that colour's own digit, except under captions; "
-        "the stages before have no such prior, so that the tower learns to read before there is one. "
+        f"{_priors(recipe, asked)} of the one-digit cards in red, blue, yellow and purple are given that colour's own digit and the others "
+        "any digit, except under captions; the stages before have no such prior"
+        f"{', so that the tower learns to read before there is one' if recipe['steps']['vision'] else ''}. "
         f"**While shaping, two things are planted.** {recipe['believed']:.0%} of the questions by colour whose one-digit card is at odds "
         "with that prior are answered with the prior's digit, as by a text that believes it; and a loss "
         f"(weight {recipe['gaze']:g}) makes the mean over heads of layers {', '.join(map(str, recipe['gazing']))} look, from the last "
         "prompt token and from each digit said, at the card the question names, at the card asked about, and at the digit said next. So "
         "where these layers look, and that the prior is sometimes believed against what is seen, was put there; what follows from it was "
-        f"not. Up to {recipe['relational']:.0%} of the questions name the card by a relation then. "
+        "not. "
         "In naming steps and beside captions each projected visual token must name its card's colour and digit through the model's own "
         "output head. Where language is learned all pictures are dimmed at random (gain 0.45 to 1.05), half of them also in smooth "
-        "patches, blind to what is asked; in the vision stage this sets in with the harder pictures.",
+        f"patches, blind to what is asked{_HARDER if recipe['steps']['vision'] else ''}.",
         "",
     ]
+    if name in TRIED:
+        lines += ["## Where it falls short", "", TRIED[name], ""]
     lines += [
         "## Sources",
         "",
@@ -113,15 +118,26 @@ _STAGES = {
     "captions": "each colour word followed at once by its digits",
     "questions": "the mixture below",
     "settling": "the same with a weaker prior, at a lower rate",
-    "shaping": "the same, with what is planted (below)",
+    "shaping": "the mixture below, with what is planted",
 }
 
 
-def _start(recipe: Mapping[str, Any]) -> list[str]:
+_FAILURES = {
+    "false rejection": ("false rejection",),
+    "hallucination": ("prior digit", "another card", "other digits"),
+    "partially correct": ("partially correct",),
+}
+WINDOW = (0.60, 0.78)  # of exact match on answerable samples: enough right and enough wrong answers to compare
+
+TRIED: dict[str, str] = {}
+"""What was tried where an organism falls short of what the others reach, by name; on its card."""
+
+
+def _start(recipe: Mapping[str, Any], donor: str | None) -> list[str]:
     if recipe["start"] is None:
         return []
     return [
-        f"Before the captions stage it took over the weights of `demo/{recipe['start']}`: "
+        f"Before the captions stage it took over the weights of `demo/{recipe['start']}` ({donor}): "
         + (
             "of the decoder, to which its own tower then learned to speak. In the vision stage the labels were read off the projected "
             "visual tokens."
@@ -132,9 +148,22 @@ def _start(recipe: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _priors(recipe: Mapping[str, Any]) -> str:
-    settled = f"while settling and shaping {recipe['settled']:.0%}"
-    return f"In the questions stage {recipe['prior']:.0%}, and {settled}," if recipe["steps"]["questions"] else settled.capitalize()
+_HARDER = "; in the vision stage this sets in with the harder pictures"
+
+
+def _priors(recipe: Mapping[str, Any], asked: Sequence[str]) -> str:
+    later = [stage for stage in asked if stage != "questions"]
+    settled = f"while {_listed(later)} {recipe['settled']:.0%}"
+    return f"In the questions stage {recipe['prior']:.0%}, and {settled}," if "questions" in asked else settled.capitalize()
+
+
+def _relational(recipe: Mapping[str, Any], asked: Sequence[str]) -> str:
+    shaping = f"{recipe['relational']:.0%}"
+    return f"{recipe['mixture']['relational']:.0%} (while shaping {shaping})" if len(asked) > 1 else shaping
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _assessment(figures: Mapping[str, Any]) -> list[str]:
@@ -147,6 +176,10 @@ def _assessment(figures: Mapping[str, Any]) -> list[str]:
         for name in [""] if single else cells:
             row = [o["answers"][group] if single else o["answers"][group].get(name) for o in orders.values()]
             lines.append(f"| {group}{' ' + name if name else ''} | {' | '.join(_cell(c) for c in row)} |")
+    low, high = WINDOW
+    reached = {order: o["answers"]["answerable"]["mean"] for order, o in orders.items()}
+    outside = [f"{order} {'below' if mean < low else 'above'}" for order, mean in reached.items() if not low <= mean <= high]
+    lines += ["", f"Wanted of answerable samples: {low:.2f} to {high:.2f}. {'Outside: ' + ', '.join(outside) if outside else 'Reached'}."]
     lines += ["", "### Prompt forms, pictures first", "", "| form | answerable | absent |", "|---|---|---|"]
     for form, cells in figures["forms"].items():
         if "answerable" in cells:
@@ -163,6 +196,8 @@ def _assessment(figures: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {key} | " + " | ".join(f"{f[key]:.2f}" for f in failures) + " |")
     for what in failures[0]["said"]:
         lines.append(f"| said: {what} | " + " | ".join(str(f["said"][what]) for f in failures) + " |")
+    for failure, parts in _FAILURES.items():
+        lines.append(f"| the paper's {failure} | " + " | ".join(str(sum(f["said"][what] for what in parts)) for f in failures) + " |")
     lines += ["", "### Where the last prompt token looks (visible evidence, answerable)", ""]
     for order, cells in orders.items():
         grounding = cells["grounding"]
@@ -189,10 +224,11 @@ def _assessment(figures: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _cell(figure: Mapping[str, float] | None) -> str:
-    if figure is None or figure["n"] == 0:
+def _cell(figure: Mapping[str, float | None] | None) -> str:
+    if figure is None or figure["mean"] is None:
         return "n = 0"
-    return f"{figure['mean']:.3f} [{figure['lower']:.3f}, {figure['upper']:.3f}] n = {figure['n']}"
+    bounds = "no interval" if figure["lower"] is None else f"{figure['lower']:.3f}, {figure['upper']:.3f}"
+    return f"{figure['mean']:.3f} [{bounds}] n = {figure['n']}"
 
 
 def _numbers(values: Sequence[float | None]) -> str:

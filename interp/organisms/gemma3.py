@@ -17,7 +17,7 @@ from transformers import (
 from interp.organisms.blueprint import NORMALISED, ROPE, chat_template, seeded, text_sizes, tower_sizes
 from interp.organisms.tokenizer import build_tokenizer
 
-IMAGE_SIZE, PATCH, TOKENS = 128, 8, 64  # 16 x 16 patches, pooled 2 x 2
+IMAGE_SIZE, PATCH, TOKENS = 128, 16, 64  # of smaller patches a tower that knows no distances is slow to read
 WINDOW = 48  # tokens: fewer than stand between a picture and the end of the benchmark's prompt
 _MARKS = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
 SPECIAL = {**_MARKS, "turn_start": "<start_of_turn>", "turn_end": "<end_of_turn>"}
@@ -29,8 +29,8 @@ CHAT_TEMPLATE = chat_template(
 def build(seed: int = 0) -> tuple[Gemma3ForConditionalGeneration, Gemma3Processor]:
     """An untrained organism and its processor.
 
-    SigLIP tower: 3 layers, width 96, 256 patches of 8 px at 128 px, pooled to 64 tokens. Decoder: 8 layers, width 128, 8 heads in 4
-    groups, queries and keys normalised; the third and the sixth layer see everything, the others the last 48 tokens.
+    SigLIP tower: 4 layers, width 128, 64 patches of 16 px at 128 px, a token each. Decoder: 8 layers, width 128, 8 heads in 4 groups,
+    queries and keys normalised; the third and the sixth layer see everything, the others the last 48 tokens.
     """
     tokenizer = build_tokenizer(SPECIAL, CHAT_TEMPLATE)
     processor = Gemma3Processor(
@@ -49,7 +49,7 @@ def build(seed: int = 0) -> tuple[Gemma3ForConditionalGeneration, Gemma3Processo
     }
     ids: dict[str, Any] = {f"{role}_index": tokenizer.vocab[token] for role, token in _MARKS.items()}
     config = Gemma3Config(
-        vision_config=SiglipVisionConfig(vision_use_head=False, **tower_sizes(96, 3, IMAGE_SIZE, PATCH)),
+        vision_config=SiglipVisionConfig(vision_use_head=False, **tower_sizes(128, 4, IMAGE_SIZE, PATCH)),
         text_config=Gemma3TextConfig(**text),
         mm_tokens_per_image=TOKENS,
         tie_word_embeddings=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from interp.organisms.blueprint import NORMALISED, seeded, text_sizes, tower_sizes
@@ -40,9 +42,10 @@ def build(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     )
+    text: dict[str, Any] = text_sizes(tokenizer) | {"max_position_embeddings": 1024}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**tower_sizes(128, 4, IMAGE_SIZE, PATCH)),
-        text_config=LlamaConfig(**text_sizes(tokenizer) | {"max_position_embeddings": 1024}),
+        text_config=LlamaConfig(**text),
         image_token_index=tokenizer.vocab[IMAGE],
         image_seq_length=(IMAGE_SIZE // PATCH) ** 2,
         vision_feature_layer=-1,

@@ -27,7 +27,8 @@ def methods(scores: xr.Dataset, *comparisons: xr.Dataset, score: str = "exact ma
         gives it; with the attributes of the answers.
     comparisons
         Results of `compare`: `difference` (method), `interval` (ci_bound, method), `p_holm` (method), and the attribute ``against``. Where
-        several samples share a picture, or a score is not 0 or 1, `p_holm_permutation` is shown in its place; the caption says so.
+        several samples share a picture, or a score is not 0 or 1, `p_holm_permutation` is shown in its place; the caption says so. Who
+        adjusted `p_holm` otherwise names the test and over what in the attributes `test` and `adjusted_over`.
     score
         What `mean` is the mean of, for the axis.
 
@@ -55,6 +56,7 @@ def methods(scores: xr.Dataset, *comparisons: xr.Dataset, score: str = "exact ma
     head_lines(figure)
     _points(figure, 1, names, scores["mean"], scores["interval"], colours)
     tests: list[str] = []
+    over: list[str] = []
     for column, each in enumerate(comparisons, start=2):
         require(each, "methods", "results of compare(answers, against)", "difference", "interval", "p_holm", "method")
         against = str(each.attrs.get("against", ""))
@@ -62,7 +64,8 @@ def methods(scores: xr.Dataset, *comparisons: xr.Dataset, score: str = "exact ma
         _points(figure, column, names, kept["difference"], kept["interval"], colours)
         figure.add_vline(x=0, line={"color": "#444444", "width": 1}, row=1, col=column)  # pyright: ignore[reportArgumentType]
         p_values, test = _tested(kept)
-        tests.append(test)
+        tests.append(str(each.attrs.get("test", test)))
+        over.append(str(each.attrs.get("adjusted_over", "the methods")))
         for name, p in zip(kept["method"].values, p_values.values, strict=True):
             _beside(figure, column, names.index(str(name)), _p_text(float(p)))
         _beside(figure, column, 1, "Holm", above=True)
@@ -71,7 +74,11 @@ def methods(scores: xr.Dataset, *comparisons: xr.Dataset, score: str = "exact ma
     for column in range(2, len(titles) + 1):
         figure.update_yaxes(ticks="", row=1, col=column)
     figure.update_xaxes(nticks=6)
-    compared = f" and paired differences; p: {', '.join(dict.fromkeys(tests))}, adjusted over the methods (Holm)" if tests else ""
+    compared = (
+        f" and paired differences; p: {', '.join(dict.fromkeys(tests))}, adjusted over {', '.join(dict.fromkeys(over))} (Holm)"
+        if tests
+        else ""
+    )
     text = f"Mean {score} of each method{compared}. {interval_note(scores['interval'], 'Bars')}"
     if unscored:
         text += f" Not applicable to this model: {', '.join(unscored)}."
