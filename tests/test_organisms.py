@@ -10,12 +10,14 @@ import sys
 import tempfile
 from dataclasses import asdict, replace
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -247,7 +249,8 @@ def test_another_recipe_is_refused_by_the_name_of_what_differs(tmp_path: Path) -
 @functools.cache
 def _loaded_alone() -> dict[str, Any]:
     """What a process that never imports interp finds in the folders: all in one, since importing transformers is what takes the time."""
-    alone = {name: name in ("llava", "llava-next", "gemma3") for name in SHIPS}  # the other processors ask for torchvision
+    here = find_spec("torchvision") is not None  # processors with a video part ask for it
+    alone = {name: here or name in ("llava", "llava-next", "gemma3") for name in SHIPS}
     code = (
         "import json, sys, transformers\n"
         "found = {}\n"
@@ -271,6 +274,9 @@ def test_a_shipped_organism_is_a_plain_checkpoint(name: str) -> None:
     kind, dtype, width, known = _loaded_alone()[name]
     assert [kind, dtype, width] == [type(model).__name__, "torch.float32", 128]
     assert known in ("", type(processor).__name__)
+    settings = json.loads((SHIPPED.parent / name / "processor_config.json").read_text())
+    asks = "video_processor" in getattr(transformers, type(processor).__name__).get_attributes()
+    assert asks == ("video_processor" in settings), "a part that the class asks for and no file names cannot be loaded"
     assert sum(path.stat().st_size for path in (SHIPPED.parent / name).glob("*.safetensors")) <= 5_000_000
 
 

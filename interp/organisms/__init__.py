@@ -68,6 +68,7 @@ def train_organism(
 
     from interp.loading import fingerprint, load_vlm
     from interp.organisms.assessment import assess
+    from interp.organisms.blueprint import name_video_part
     from interp.organisms.card import FIGURES, write_card
     from interp.organisms.recipes import recipe_for
     from interp.organisms.training import Run
@@ -94,6 +95,7 @@ def train_organism(
     # Half the bytes on disk; the configuration says float32, which is what loading makes of them.
     model.save_pretrained(folder, state_dict={name: value.half() for name, value in model.state_dict().items()})
     processor.save_pretrained(folder)
+    name_video_part(folder)
     shutil.copyfile(folder / WORK / "log.jsonl", folder / "training_log.jsonl")
     revision = fingerprint(donor) if donor is not None else None
     figures = [assess(lambda order: load_vlm(folder, prompt_order=order), split) for split in ("validation", "test")]

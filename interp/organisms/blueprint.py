@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,30 @@ def tower_sizes(width: int, depth: int, image: Any, patch: Any) -> dict[str, Any
         "image_size": image,
         "patch_size": patch,
     }
+
+
+_VIDEO = {
+    "InternVLProcessor": "InternVLVideoProcessor",
+    "LlavaOnevisionProcessor": "LlavaOnevisionVideoProcessor",
+    "Qwen2_5_VLProcessor": "Qwen2VLVideoProcessor",
+    "Qwen3VLProcessor": "Qwen3VLVideoProcessor",
+}
+_SHARED = ("image_mean", "image_std", "merge_size", "patch_size", "size", "temporal_patch_size")
+
+
+def name_video_part(folder: Path) -> None:
+    """Write into a saved processor's settings which video part its class asks for, with the sizes that pictures have.
+
+    It was built and saved without that part, which needs torchvision; where torchvision works, transformers loads the processor by itself
+    only if the part is named.
+    """
+    path = folder / "processor_config.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    kind = _VIDEO.get(known["processor_class"])
+    if kind is None:
+        return
+    sizes = {name: value for name, value in known["image_processor"].items() if name in _SHARED}
+    path.write_text(json.dumps({**known, "video_processor": {"video_processor_type": kind, **sizes}}, indent=2) + "\n", encoding="utf-8")
 
 
 def chat_template(*, user: str, end: str, reply: str, image: str, before_text: str = "") -> str:

@@ -26,9 +26,10 @@ _OWN: dict[str, dict[str, Any]] = {
     "llava-onevision": {"steps": _TOWER_GIVEN["steps"] | {"captions": 800}},
     "qwen2.5-vl": {},
     "qwen3-vl": {},
-    "gemma3": {"gazing": (2, 5, 5)},  # of its layers only these see the pictures from the end of a long prompt
-    # Its tower takes twice as long to begin to read: tiles are alone with their patches, and a fifth of the tokens are the thumbnail's.
-    "internvl": {"steps": _STARTED["steps"] | {"vision": 5000}},
+    # Its tower, which knows no distances, begins to read later. Of its layers only these see the pictures from the end of a long prompt.
+    "gemma3": {"steps": _STARTED["steps"] | {"vision": 5000}, "gazing": (2, 5, 5)},
+    # Its tower takes longer still: tiles are alone with their patches, and a fifth of the tokens are the thumbnail's.
+    "internvl": {"steps": _STARTED["steps"] | {"vision": 8000}},
 }
 
 
