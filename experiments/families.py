@@ -8,7 +8,8 @@ figures of each go to OUT/NAME, and the same command takes an interrupted run up
     table.csv               the same numbers, a row for each model and quantity
     across_models.png       the figure (where no Chrome or Chromium is found across_models.html and its script instead)
     run.json                models with revisions, layers and seconds; machine, versions and time
-The exact match of the other prompt order is the one in the model's own card.json, where it has one.
+The numbers of the other prompt order are those in the model's own card.json, where it has one. A model that cannot be run is named as
+missing, and the command then fails after the others are written.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import json
 import os
 import platform
 import shutil
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,9 +30,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from interp.demo import SideBySide, run_all
+from interp.errors import InterpError
 
 RESULTS = Path(__file__).resolve().parent / "results" / "families"
-ORDER = "question-first"
+KEPT = ("summary.md", "table.csv", "across_models.png", "across_models.html", "plotly.min.js", "run.json")
 WORDS = "## In words"
 
 app = cyclopts.App(name="families", help=__doc__)
@@ -62,6 +64,11 @@ def main(
         Folder for the stores, tables and figures of each model.
     results
         Folder for what is kept.
+
+    Raises
+    ------
+    InterpError
+        A model could not be run. What the others gave is then written all the same.
     """
 
     def report(what: str) -> None:
@@ -69,6 +76,8 @@ def main(
 
     done = run_all(models, limit, out, n_profile=n_profile, n_train=n_train, resume_command="the same command", report=report)
     results.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:  # no figure of an earlier run may stand beside this run's table
+        (results / name).unlink(missing_ok=True)
     ran = provenance(done, limit)
     (results / "run.json").write_text(json.dumps(ran, indent=1) + "\n", encoding="utf-8")
     (results / "summary.md").write_text(summary(done, ran), encoding="utf-8")
@@ -78,6 +87,7 @@ def main(
         shutil.copyfile(out / name, results / name)
     for line in [*done.sentences, *done.notes, f"wrote {results}"]:
         report(line)
+    done.refuse_failed()
 
 
 def summary(done: SideBySide, ran: dict[str, Any]) -> str:
@@ -90,23 +100,9 @@ def summary(done: SideBySide, ran: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores, {machine['torch threads']} torch threads; {ran['time'][:10]}, interp "
         f"{ran['versions']['interp']}."
     )
-    beside = {f"exact match, {ORDER} (model card)": {name: other_order(name) for name in done.seconds}}
+    missing = [f"Missing: {name}, which could not be run. {reason}" for name, reason in done.failed.items()]
     words = "\n".join(f"- {sentence}" for sentence in done.sentences)
-    return "\n\n".join(["# Models side by side", head, done.markdown(beside), WORDS, words]) + "\n"
-
-
-def other_order(model: str) -> str:
-    """Exact match on answerable test questions in question-first order, from the model's card."""
-    folder = files("interp.organisms") / model.removeprefix("demo/") if model.startswith("demo/") else Path(model)
-    path = folder / "card.json"
-    if not path.is_file():
-        return "not known"
-    card = json.loads(path.read_text(encoding="utf-8"))
-    orders = next((a["orders"] for a in card["assessments"] if a["split"] == "test"), {})
-    if ORDER not in orders:
-        return "not known"
-    found = orders[ORDER]["answers"]["answerable"]
-    return f"{found['mean']:.2f} [{found['lower']:.2f}, {found['upper']:.2f}], n = {found['n']}"
+    return "\n\n".join(["# Models side by side", head, *missing, done.markdown(), WORDS, words]) + "\n"
 
 
 def provenance(done: SideBySide, limit: int) -> dict[str, Any]:
@@ -118,6 +114,7 @@ def provenance(done: SideBySide, limit: int) -> dict[str, Any]:
             name: {"revision": revisions[name], "profiled layers": layers[name], "n": counts[name], "seconds": round(seconds, 1)}
             for name, seconds in done.seconds.items()
         },
+        "failed": done.failed,
         "seconds": round(sum(done.seconds.values()), 1),
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "torch threads": torch.get_num_threads()},
         "versions": {name: version(name) for name in ("interp", "torch", "transformers", "nnsight")},
@@ -126,4 +123,7 @@ def provenance(done: SideBySide, limit: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except InterpError as error:
+        sys.exit(f"error: {error}")

@@ -8,8 +8,8 @@ figures of the demo (needs Chrome or Chromium),
     experiments/readme/disconnect_table.png   seen, readable, correct
     experiments/readme/methods.png            methods with intervals and paired differences
 The organism's figures come from its card.json, the table and figure of all models from experiments/results/families, the costs from
-experiments/performance/results/*.md; the matrix of tested models is what `interp check` finds, of the organism and of a small random
-model per family.
+experiments/performance/results/*.md; the matrix of tested models is what `interp check` finds, of every model that ships and of a
+small random one per family.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import torch
 
 import interp
 from experiments.families import WORDS
+from interp.demo import shipped
 from interp.testing import TINY, tiny_vlm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,8 +92,8 @@ def _demo(folder: Path) -> str:
 
 
 def tested_models() -> str:
-    """Certificates as Markdown: the model that ships with the package, and a small random one of every family."""
-    vlms = [interp.load_vlm("demo/llava"), *(tiny_vlm(name) for name in TINY), tiny_vlm(TINY[0], dtype=torch.bfloat16)]
+    """Certificates as Markdown: every model that ships with the package, and a small random one of every family."""
+    vlms = [*map(interp.load_vlm, shipped()), *(tiny_vlm(name) for name in TINY), tiny_vlm(TINY[0], dtype=torch.bfloat16)]
     certificates = [interp.check(vlm, progress=False) for vlm in vlms]
     known = {name.removeprefix("version_"): value for name, value in certificates[0].provenance.items() if name.startswith("version_")}
     versions = ", ".join(f"{name} {known[name]}" for name in ("interp", "torch", "transformers", "nnsight"))

@@ -396,6 +396,7 @@ def _side_by_side(limit: int, out: Path) -> None:
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in done.seconds.items())
     _out.print(f"time: {sum(done.seconds.values()) / 60:.1f} min ({spent})", highlight=False, markup=False, soft_wrap=True)
     _written(done.files, done.notes)
+    done.refuse_failed()
 
 
 def _studied(study: Any) -> None:

@@ -20,6 +20,7 @@ from interp.certificate import Certificate, matrix
 from interp.encoding import SEGMENTS
 from interp.errors import InterpError
 from interp.families import TokenRegions
+from interp.loading import shipped
 from interp.testing import TINY, tiny_vlm
 from interp.vlm import VLM
 
@@ -34,6 +35,13 @@ def test_every_family_passes(name: str) -> None:
     assert found["rows"].numbers["off_one"] < 1e-5 and found["values"].numbers["off_value"] < 1e-4
     assert found["padding"].numbers["variation"] < 1e-4
     assert found["marker"].numbers["peaks_silenced"] == found["marker"].numbers["markers"] >= 12
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_model_that_ships_passes(name: str) -> None:
+    found = interp.check(interp.load_vlm(name))
+    assert [(check.name, check.outcome, check.reason) for check in found.checks] == [(check, "pass", "") for check in NAMES]
+    assert found.passed and found.model == name
 
 
 def test_half_precision_passes() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import weakref
+from collections.abc import Callable
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -36,11 +37,21 @@ def found(folder: Path) -> Demo:
     return small(30, folder)
 
 
+class Second(NamedTuple):
+    """A second run: what it gave, whether its model was gone from memory by then, and in what order it did what."""
+
+    done: SideBySide
+    again: Demo
+    gone: bool
+    log: list[str]
+
+
 @pytest.fixture(scope="module")
-def second(found: Demo, folder: Path) -> tuple[SideBySide, Demo, bool]:
-    """The finished run once more, as the only one of several; what it gave, and whether its model is gone from memory by then."""
+def second(found: Demo, folder: Path) -> Second:
+    """The finished run once more, as the only one of several."""
     held: list[weakref.ref[object]] = []
     given: list[Demo] = []
+    log: list[str] = []
     load, run = interp.demo.load_vlm, interp.demo.run_demo
 
     def loaded(name: str) -> object:
@@ -48,16 +59,28 @@ def second(found: Demo, folder: Path) -> tuple[SideBySide, Demo, bool]:
         return vlm
 
     def ran(model: str, n: int, out: Path, **options: Any) -> Demo:
-        given.append(run(model, n, out, **options))
+        keep = options.pop("after_step")
+
+        def step() -> None:
+            log.append("step")
+            keep()
+
+        given.append(run(model, n, out, after_step=step, **options))
         return given[-1]
+
+    def logged(name: str) -> Any:
+        function = getattr(interp.demo, name)
+        return lambda *arguments, **options: (log.append(name), function(*arguments, **options))[1]
 
     (folder / "seconds.json").write_text('{"seconds": 12.5, "finished": true}')
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("interp.demo.load_vlm", loaded)
         patched.setattr("interp.demo.run_demo", ran)
+        for name in ("trace", "profile_layers", "probed", "evaluate"):
+            patched.setattr(f"interp.demo.{name}", logged(name))
         done = run_all(["demo/llava"], 30, folder.parent, n_profile=30, n_train=150, progress=False)
     assert len(held) == 1
-    return done, given[0], held[0]() is None
+    return Second(done, given[0], held[0]() is None, log)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -90,9 +113,8 @@ def test_tables_say_what_the_stores_hold(found: Demo, folder: Path) -> None:
     assert "Disconnect" in printed and f"{said['vea']:.3f}" in printed
 
 
-def test_the_same_run_again_is_read_and_another_refused(found: Demo, second: tuple[SideBySide, Demo, bool], folder: Path) -> None:
-    _, again, _ = second
-    np.testing.assert_array_equal(again.compared.scores["mean"].values, found.compared.scores["mean"].values)
+def test_the_same_run_again_is_read_and_another_refused(found: Demo, second: Second, folder: Path) -> None:
+    np.testing.assert_array_equal(second.again.compared.scores["mean"].values, found.compared.scores["mean"].values)
     with pytest.raises(InterpError, match="samples"):
         small(20, folder)
 
@@ -114,8 +136,8 @@ def test_the_pictures_are_of_the_samples_it_says(found: Demo, folder: Path) -> N
     assert str(answers["question"].values[typical]) in (folder / "layer_maps.html").read_text(encoding="utf-8")
 
 
-def test_models_side_by_side_say_what_their_folders_hold(second: tuple[SideBySide, Demo, bool], folder: Path) -> None:
-    done, _, _ = second
+def test_models_side_by_side_say_what_their_folders_hold(second: Second, folder: Path) -> None:
+    done = second.done
     assert all(path.exists() for path in done.files)
     assert {"across_models.csv", "across_models.md", "across_models.html", "llava"} <= {path.name for path in done.files}
     said = {row["quantity"]: row for row in rows(folder.parent / "across_models.csv")}
@@ -123,12 +145,67 @@ def test_models_side_by_side_say_what_their_folders_hold(second: tuple[SideBySid
     assert float(said["vea less inst"]["mean"]) == pytest.approx(methods["vea"] - methods["inst"])
     seen = next(r for r in rows(folder / "disconnect_seen.csv") if (r["null"], r["group"]) == ("placed", "wrong"))
     assert float(said["seen, wrong, placed"]["mean"]) == pytest.approx(float(seen["seen_share"]))
-    assert done.markdown().splitlines()[2] in (folder.parent / "across_models.md").read_text(encoding="utf-8")
+    shown = (folder.parent / "across_models.md").read_text(encoding="utf-8")
+    assert done.markdown().splitlines()[2] in shown
+    card = json.loads((Path(interp.demo.__file__).parent / "organisms" / "llava" / "card.json").read_text(encoding="utf-8"))
+    told = next(each["orders"]["question-first"] for each in card["assessments"] if each["split"] == "test")
+    low, right, wrong = told["answers"]["answerable"]["lower"], told["grounding"]["correct"], told["grounding"]["wrong"]
+    assert f"[{low:.2f}, " in shown.splitlines()[2] and f"n = {told['answers']['answerable']['n']} |" in shown.splitlines()[2]
+    for group, figures in (("correct", right), ("wrong", wrong)):
+        assert f"{group} {figures['auroc of profiled map']['mean']:.2f} [" in shown
+    assert shown.splitlines()[0].count("question-first (model card)") == 2
 
 
-def test_a_model_is_gone_before_the_next_and_finished_time_stands(second: tuple[SideBySide, Demo, bool]) -> None:
-    done, _, gone = second
-    assert gone and done.seconds == {"demo/llava": 12.5}
+def test_a_model_is_gone_before_the_next_and_finished_time_stands(second: Second) -> None:
+    assert second.gone and second.done.seconds == {"demo/llava": 12.5}
+
+
+def test_time_is_kept_after_every_step(second: Second, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process cannot write at its end, so what it wrote in between must stand."""
+    assert second.log == ["trace", "profile_layers", "step", "trace", "step", "probed", "step", "evaluate", "step"]
+    kept: list[dict[str, Any]] = []
+
+    def run(_: str, __: int, out: Path, *, after_step: Callable[[], None], **___: object) -> None:
+        for _____ in range(2):
+            after_step()
+            kept.append(json.loads((out / "seconds.json").read_text()))
+        raise KeyboardInterrupt
+
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "seconds.json").write_text('{"seconds": 100.0, "finished": false}')
+    monkeypatch.setattr("interp.demo.run_demo", run)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(["a/second"], 30, tmp_path)
+    assert 100 < kept[0]["seconds"] < kept[1]["seconds"] < 200 and not kept[0]["finished"] and not kept[1]["finished"]
+    assert [path.name for path in (tmp_path / "second").iterdir()] == ["seconds.json"]
+
+
+def test_a_model_that_fails_costs_its_own_row_alone(found: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[SideBySide] = []
+
+    def run(model: str, *_: object, **__: object) -> Demo:
+        if model != "demo/llava":
+            raise InterpError(f"{model} is broken; mend it.")
+        return found
+
+    def kept(*arguments: Any, **options: Any) -> SideBySide:
+        given.append(run_all(*arguments, **options))
+        return given[-1]
+
+    monkeypatch.setattr("interp.demo.run_demo", run)
+    monkeypatch.setattr("interp.demo.shipped", lambda: ["demo/first", "demo/llava", "demo/third"])
+    monkeypatch.setattr("interp.plots.files.BROWSERS", ())
+    monkeypatch.setattr("interp.demo.run_all", kept)
+    with pytest.raises(InterpError, match=r"demo/first \(demo/first is broken; mend it\); demo/third \(.*same command again") as refused:
+        app(["demo", "--all", "--out", str(tmp_path)], exit_on_error=False)
+    assert "demo/llava" not in str(refused.value)
+    done = given[0]
+    assert "demo/first: demo/first is broken; mend it." in done.notes and list(done.failed) == ["demo/first", "demo/third"]
+    assert list(done.seconds) == ["demo/llava"] and done.table["model"].values.tolist() == ["demo/llava"]
+    assert {row["model"] for row in rows(tmp_path / "across_models.csv")} == {"demo/llava"}
+    assert {"across_models.csv", "across_models.md", "across_models.html", "llava"} == {path.name for path in done.files}
+    assert all(path.exists() for path in done.files)
+    assert json.loads((tmp_path / "third" / "seconds.json").read_text())["finished"] is False
 
 
 def test_time_is_added_up_over_sittings_and_each_model_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +244,7 @@ def test_all_is_every_model_that_ships(tmp_path: Path, monkeypatch: pytest.Monke
         raise InterpError("enough")
 
     monkeypatch.setattr("interp.demo.run_demo", stopped)
-    with pytest.raises(InterpError, match="enough"):
+    with pytest.raises(InterpError, match=rf"Could not be run: {', '.join(shipped())} \(enough\)"):
         app(["demo", "--all", "--limit", "7", "--out", str(tmp_path)], exit_on_error=False)
-    first = shipped()[0]
-    assert asked == [first, "7", str(tmp_path / first.removeprefix("demo/")), f"interp demo --all --limit 7 --out {tmp_path}"]
+    command = f"interp demo --all --limit 7 --out {tmp_path}"
+    assert asked == [text for name in shipped() for text in (name, "7", str(tmp_path / name.removeprefix("demo/")), command)]

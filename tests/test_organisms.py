@@ -222,6 +222,27 @@ def test_a_transplanted_decoder_speaks_as_its_donor_did(name: str, least: float)
     assert float(torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1]) > least
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gemma3", "internvl"])
+def test_a_transplanted_tower_shows_what_its_donor_s_did(name: str) -> None:
+    """Of square pictures, which both show whole: what is handed to the decoder for each of 8 x 8 places, nearly the donor's."""
+    donor = interp.load_vlm("demo/llava")
+    model, processor = importlib.import_module(ORGANISMS[name]).build(0)
+    transplant(model.eval(), processor.tokenizer, SHIPPED)
+    pictures = [
+        picture.resize((176, 176))
+        for sample in interp.load_benchmark("digits", split="validation", limit=6)
+        for picture in sample.open_images()
+    ]
+    theirs, mine = (each.image_processor(pictures, return_tensors="pt")["pixel_values"] for each in (donor.processor, processor))
+    expected = donor.hf_model.get_image_features(pixel_values=theirs).pooler_output
+    found = model.get_image_features(pixel_values=mine).pooler_output
+    expected, found = (torch.cat(list(each)).view(len(each), -1, 128) for each in (expected, found))
+    if name == "internvl":  # 2 x 2 tiles of 4 x 4 places, then the thumbnail
+        found = found.view(len(pictures), 5, 4, 4, 128)[:, :4].reshape(-1, 2, 2, 4, 4, 128).transpose(2, 3).reshape(len(pictures), 64, 128)
+    assert float(torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1]) > 0.85
+
+
 def test_a_run_taken_up_again_equals_one_that_was_never_left(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole = [record["loss"] for record in fresh(tmp_path / "whole").steps()]

@@ -18,6 +18,7 @@ from interp.analysis.blocks import streamed, without_token_labels
 from interp.analysis.bootstrap import mean_interval
 from interp.errors import InterpError
 
+_ENOUGH = 0.95  # of the samples of the layer judged on most
 _IDENTITY = ("model", "revision", "prompt", "prompt_order", "benchmark", "split")
 
 
@@ -103,6 +104,10 @@ def profile_layers(ds: xr.Dataset, fraction: float = 0.1, rule: OverlapRule = "a
 
     `ds` is a trace; its attention is read once, in blocks.
 
+    A layer with a sliding window may not reach the evidence of every sample, and where it does it has fewer tokens to rank: its mean is
+    over an easier part of the samples. So only layers that are judged on at least 95 % as many samples as the layer judged on most are
+    chosen from, even if fewer remain than were asked for. The same holds for heads. `Profile.auroc` has the means of all.
+
     Raises
     ------
     InterpError
@@ -126,10 +131,11 @@ def profile_layers(ds: xr.Dataset, fraction: float = 0.1, rule: OverlapRule = "a
     undefined = refuse_without_evidence(scores["defined"])
     by_layer = mean_interval(scores["by_layer"], scores["image_id"])
     by_head = scores["by_head"].mean("sample").transpose("layer", "head").values
+    head_counts = scores["by_head"].notnull().sum("sample").transpose("layer", "head").values
     means = by_layer["mean"].values
     layers, heads = scores["layer"].values.tolist(), scores["head"].values.tolist()
     return Profile(
-        layers=tuple(sorted(layers[place] for place in _best(means, fraction))),
+        layers=tuple(sorted(layers[place] for place in _best(means, by_layer["n"].values, fraction))),
         auroc=tuple(means.tolist()),
         sample_ids=tuple(str(i) for i in ds["sample"].values),
         image_ids=tuple(sorted({str(i) for i in ds["image_id"].values})),
@@ -138,15 +144,18 @@ def profile_layers(ds: xr.Dataset, fraction: float = 0.1, rule: OverlapRule = "a
         n_undefined=undefined,
         identity={key: str(ds.attrs.get(key, "")) for key in _IDENTITY},
         interval=tuple((float(lower), float(upper)) for lower, upper in by_layer["interval"].transpose("layer", "ci_bound").values),
-        heads=tuple((layers[place // len(heads)], heads[place % len(heads)]) for place in _best(by_head.ravel(), fraction)),
+        heads=tuple(
+            (layers[place // len(heads)], heads[place % len(heads)]) for place in _best(by_head.ravel(), head_counts.ravel(), fraction)
+        ),
         head_auroc=tuple(tuple(row) for row in by_head.tolist()),
     )
 
 
-def _best(means: NDArray[np.float64], fraction: float) -> list[int]:
-    """Places of the best ``ceil(fraction * n)``, best first; never of a NaN."""
-    order = np.argsort(-means, kind="stable")  # NaN comes last
-    return order[: min(math.ceil(fraction * len(means)), int((~np.isnan(means)).sum()))].tolist()
+def _best(means: NDArray[np.float64], counts: NDArray[np.integer], fraction: float) -> list[int]:
+    """Places of the best ``ceil(fraction * n)``, best first; never of a NaN, nor of a mean over too few samples (`counts`)."""
+    known = np.where(counts / counts.max(initial=1) >= _ENOUGH, means, np.nan)
+    order = np.argsort(-known, kind="stable")  # NaN comes last
+    return order[: min(math.ceil(fraction * len(known)), int((~np.isnan(known)).sum()))].tolist()
 
 
 def profiled_map(ds: xr.Dataset, profile: Profile) -> xr.DataArray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from interp.benchmarks.sample import Sample
 from interp.capture.facts import TEXT, Facts, identify
 from interp.capture.labels import description
 from interp.capture.progress import track
-from interp.decoding import Run
+from interp.decoding import Run, fork
 from interp.encoding import Encoding
 from interp.errors import BenchmarkError, CaptureError, InterpError
 from interp.interventions.branches import branching
@@ -172,8 +170,7 @@ def _swept(
     run = Run.start(vlm.hf_model, vlm.batch([encoding]))
     outputs = recorder.run(vlm.hf_model, **run.prefill_inputs(), logits_to_keep=1)
     first = outputs.logits[0, -1]
-    forced = Run(run.model, run.ids, dict(run.carried))
-    kept = dataclasses.replace(outputs, past_key_values=_fork(outputs.past_key_values))  # the answer uses up the other
+    forced, kept = fork(run, outputs)  # the answer uses up the other
     target = targets_after(vlm, [sample], [encoding], run, outputs, max_new_tokens)[0]
     if target.fed:
         recorder.run(vlm.hf_model, **forced.advance(kept, torch.as_tensor([target.fed], device=vlm.device)))
@@ -186,13 +183,6 @@ def _swept(
     else:
         rows = staircase(vlm.layers, layers, values, steps if replace.positions == "generated" else 1, chunk)
     return target, _read(vlm, rows, target, first, chunk)
-
-
-def _fork(cache: Any) -> Any:
-    """A cache that goes on by itself. Keys and values are shared: both grow into new tensors."""
-    fork = copy.copy(cache)
-    fork.layers = [copy.copy(layer) for layer in cache.layers]
-    return fork
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from interp.organisms.blueprint import CHATML, NORMALISED, chat_template, seeded
 from interp.organisms.tokenizer import build_tokenizer
 from interp.processors import without_video
 
-TILE, PATCH, SHUFFLE, TILES = 64, 8, 0.5, 6  # 4 x 4 visual tokens a tile
+TILE, PATCH, SHUFFLE, TILES = 64, 16, 1.0, 6  # 4 x 4 visual tokens a tile
 TOKENS = int(TILE / PATCH * SHUFFLE) ** 2
 SPECIAL = {
     "context_image_token": "<IMG_CONTEXT>",
@@ -44,7 +44,9 @@ def build(seed: int = 0) -> tuple[InternVLForConditionalGeneration, InternVLProc
     )
     config = InternVLConfig(
         # Layer scales of 0.1 are for deep towers; three layers so scaled hardly change a patch.
-        vision_config=InternVLVisionConfig(**tower_sizes(96, 3, [TILE, TILE], [PATCH, PATCH]), layer_scale_init_value=1.0),
+        vision_config=InternVLVisionConfig(
+            **tower_sizes(128, 4, [TILE, TILE], [PATCH, PATCH]), attention_bias=True, layer_scale_init_value=1.0
+        ),
         text_config=Qwen2Config(**text_sizes(tokenizer)),
         image_token_id=tokenizer.vocab[SPECIAL["context_image_token"]],
         image_seq_length=TOKENS,

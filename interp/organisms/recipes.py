@@ -19,17 +19,16 @@ _STARTED: dict[str, Any] = {
     },
     "labelled": 0.04,
 }
-# Where the tower fits as well, it has not to learn to read again.
+# Where the donor's tower fits as well, it has not to learn to read again.
 _TOWER_GIVEN: dict[str, Any] = {"steps": _STARTED["steps"] | {"vision": 0, "captions": 300, "shaping": 800}}
 _OWN: dict[str, dict[str, Any]] = {
     "llava-next": _TOWER_GIVEN,
-    "llava-onevision": {"steps": _TOWER_GIVEN["steps"] | {"captions": 800}},
+    "llava-onevision": _TOWER_GIVEN,
     "qwen2.5-vl": {},
     "qwen3-vl": {},
-    # Its tower, which knows no distances, begins to read later. Of its layers only these see the pictures from the end of a long prompt.
-    "gemma3": {"steps": _STARTED["steps"] | {"vision": 5000}, "gazing": (2, 5, 5)},
-    # Its tower takes longer still: tiles are alone with their patches, and a fifth of the tokens are the thumbnail's.
-    "internvl": {"steps": _STARTED["steps"] | {"vision": 8000}},
+    # Of its layers only these see the pictures from the end of a long prompt.
+    "gemma3": {"steps": _TOWER_GIVEN["steps"] | {"captions": 500, "shaping": 1000}, "gazing": (2, 5, 5)},
+    "internvl": _TOWER_GIVEN,
 }
 
 
