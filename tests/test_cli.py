@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from interp import cli
 from interp.analysis import Profile
 from interp.capture import open_trace
 from interp.methods import open_answers
 from interp.testing import tiny_vlm
 
 
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def spawn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A process of its own, as a user starts it."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     command = [sys.executable, "-c", "from interp.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment)
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same within this process, which has its imports behind it; what escapes the command line fails the test."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        chdir(cwd or Path.cwd()),
+        mock.patch.object(sys, "argv", ["interp", *arguments]),
+        mock.patch.dict(os.environ, HF_HUB_OFFLINE="1", COLUMNS="200"),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Cyclopts application invoked without tokens")
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +92,14 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
 
 def test_trace_writes_a_data_set_that_opens(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
-    result = run("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out), "--queries", "-1,-2")
+    result = spawn("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out), "--queries", "-1,-2")
     assert result.returncode == 0, result.stderr
     assert str(out) in result.stdout
     ds = open_trace(out)
     assert ds["attention"].dims == ("sample", "layer", "head", "token") and ds.sizes["sample"] == 3
     assert ds["attention_rows"].sizes["query"] == 2
     assert json.loads(ds.attrs["settings"])["limit"] == 3
-    refused(run("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out)), "queries", str(out))
+    refused(spawn("trace", "--model", str(model), "--benchmark", "digits", "--limit", "3", "--out", str(out)), "queries", str(out))
 
 
 @pytest.fixture(scope="module")

@@ -261,6 +261,19 @@ def test_a_run_taken_up_again_equals_one_that_was_never_left(tmp_path: Path) -> 
     assert again.resume() and list(again.steps()) == []
 
 
+def test_renewed_rates_begin_again_and_what_came_before_stays(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    once = replace(SHORT, steps=dict.fromkeys(STEPS, 0) | {"captions": 3})
+    twice = replace(once, steps=once.steps | {"captions": 6}, renewed={"captions": 3})
+
+    def taken(run: Run) -> list[tuple[float, float]]:
+        return [(record["loss"], run.optimiser.param_groups[0]["lr"]) for record in run.steps()]
+
+    short, long = taken(fresh(tmp_path / "once", once)), taken(fresh(tmp_path / "twice", twice))
+    assert long[:3] == short
+    assert [rate for _, rate in long[3:]] == [rate for _, rate in short]
+
+
 def test_another_recipe_is_refused_by_the_name_of_what_differs(tmp_path: Path) -> None:
     fresh(tmp_path).save()
     with pytest.raises(OrganismError, match="another prior"):

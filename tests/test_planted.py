@@ -137,15 +137,15 @@ def test_paired_tests_are_calibrated_on_null_data() -> None:
 
 def test_seen_is_called_as_often_as_it_says_on_null_data() -> None:
     observed, expected, claims = [], [], []
-    for seed in range(N_NULL_SETS):
+    for seed in range(N_NULL_SETS // 2):
         found = disconnect(planted(n=24, null=True, seed=seed), _profile(), n_null=100, n_resamples=200)
         every = found.sel(group="all")
         observed.append(every["seen_share"].values)
         expected.append(every["seen_expected"].values)
         claims.append(every["excess_interval"].sel(ci_bound="lower").values > 0)
     difference = np.array(observed) - np.array(expected)
-    error = difference.std(axis=0) / np.sqrt(N_NULL_SETS)
-    assert (error < 0.01).all()
+    error = difference.std(axis=0) / np.sqrt(len(difference))
+    assert (error < 0.015).all()
     assert (np.abs(difference.mean(axis=0)) < 3 * error).all()
     # an interval of 95 % leaves 2.5 % on either side
-    assert (np.array(claims).sum(axis=0) <= binom.interval(0.999, N_NULL_SETS, 0.025)[1]).all()
+    assert (np.array(claims).sum(axis=0) <= binom.interval(0.999, len(claims), 0.025)[1]).all()

@@ -23,7 +23,7 @@ GROUPS = ("all", "correct", "wrong")
 OUTCOMES = ("seen", "seeing but not believing", "misread", "unseen")
 REASONS = ("absent", "not visible", "seen undefined", "correctness undefined", "readable undefined")
 
-_DRAWS = 10_000
+_DRAWS, _AT_ONCE = 10_000, 1_000
 
 _Floats = NDArray[np.float64]
 
@@ -243,9 +243,10 @@ def _chance_p(saw: _Floats, by_chance: _Floats, pictures: NDArray[np.generic], s
         return float("nan")
     _, picture = np.unique(pictures.astype(object), return_inverse=True)
     rng, total, fewer, more = np.random.default_rng(seed), saw.sum(), 1, 1  # what was observed is one of the draws
-    for _ in range(_DRAWS):
-        drawn = (rng.random(picture.max() + 1)[picture] < by_chance).sum()
-        fewer, more = fewer + int(drawn <= total), more + int(drawn >= total)
+    for start in range(0, _DRAWS, _AT_ONCE):
+        levels = rng.random((min(_AT_ONCE, _DRAWS - start), picture.max() + 1))
+        drawn = (levels[:, picture] < by_chance).sum(axis=1)
+        fewer, more = fewer + int((drawn <= total).sum()), more + int((drawn >= total).sum())
     return min(1.0, 2 * min(fewer, more) / (_DRAWS + 1))
 
 

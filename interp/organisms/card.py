@@ -66,7 +66,7 @@ def page(card: Mapping[str, Any]) -> str:
         "| stage | steps | learning rate (language, tower) | what is learned |",
         "|---|---|---|---|",
         *(
-            f"| {stage} | {recipe['steps'][stage]} | {recipe['rates'][stage][0]:g}, {recipe['rates'][stage][1]:g} | {what} |"
+            f"| {stage} | {_steps(recipe, stage)} | {recipe['rates'][stage][0]:g}, {recipe['rates'][stage][1]:g} | {what} |"
             for stage, what in _STAGES.items()
             if recipe["steps"][stage]
         ),
@@ -131,6 +131,11 @@ WINDOW = (0.60, 0.78)  # of exact match on answerable samples: enough right and 
 
 TRIED: dict[str, str] = {}
 """What was tried where an organism falls short of what the others reach, by name; on its card."""
+
+
+def _steps(recipe: Mapping[str, Any], stage: str) -> str:
+    turn = recipe["renewed"].get(stage)
+    return f"{recipe['steps'][stage]}" + (f", the rates renewed after {turn}" if turn else "")
 
 
 def _start(recipe: Mapping[str, Any], donor: str | None) -> list[str]:

@@ -25,10 +25,14 @@ _OWN: dict[str, dict[str, Any]] = {
     "llava-next": _TOWER_GIVEN,
     "llava-onevision": _TOWER_GIVEN,
     "qwen2.5-vl": {},
-    "qwen3-vl": {},
+    "qwen3-vl": {"steps": _STARTED["steps"] | {"shaping": 1800}, "renewed": {"shaping": 1200}},
     # Of its layers only these see the pictures from the end of a long prompt.
-    "gemma3": {"steps": _TOWER_GIVEN["steps"] | {"captions": 500, "shaping": 1000}, "gazing": (2, 5, 5)},
-    "internvl": _TOWER_GIVEN,
+    "gemma3": {
+        "steps": _TOWER_GIVEN["steps"] | {"captions": 500, "shaping": 2200},
+        "renewed": {"shaping": 1000},
+        "gazing": (2, 5, 5),
+    },
+    "internvl": {"steps": _TOWER_GIVEN["steps"] | {"shaping": 1400}, "renewed": {"shaping": 800}},
 }
 
 

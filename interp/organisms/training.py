@@ -38,6 +38,7 @@ from interp.organisms.transplant import transplant
 class Recipe:
     """What a training run depends on. `steps` and `rates` (language, tower) go by stage; rates decay by a cosine to a twentieth.
 
+    `renewed`: by stage, the step after which its rates warm up and decay a second time.
     `start`: the organism whose weights this one takes over where words begin, as far as they fit; without a vision stage the tower's too.
     `prior`: see `interp.benchmarks.digits.TRAIN_PRIOR`; `settled`: the same while settling and shaping. `knockout`: share of rows
     whose question cannot see the image. `ramp`: the shares of the vision stage between which its pictures become hard. `labelled`: see
@@ -61,6 +62,7 @@ class Recipe:
             "shaping": (5e-4, 2.5e-4),
         }
     )
+    renewed: dict[str, int] = field(default_factory=dict)
     prior: float = TRAIN_PRIOR
     settled: float = 0.5
     knockout: float = 0.8
@@ -160,8 +162,11 @@ class Run:
         return sum(self.recipe.steps[stage] for stage in STAGES[: STAGES.index(self.stage)]) + self.step
 
     def _update(self, batch: Batch) -> dict[str, Any]:
-        progress = self.step / self.recipe.steps[self.stage]
-        scale = min(1.0, (self.step + 1) / self.recipe.warmup) * max(0.05, 0.5 * (1 + torch.tensor(progress * torch.pi).cos().item()))
+        last, turn = self.recipe.steps[self.stage], self.recipe.renewed.get(self.stage, 0)
+        first, last = (turn, last) if self.step >= turn else (0, turn)
+        progress = (self.step - first) / (last - first)
+        decay = max(0.05, 0.5 * (1 + torch.tensor(progress * torch.pi).cos().item()))
+        scale = min(1.0, (self.step - first + 1) / self.recipe.warmup) * decay
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * scale
         self.model.train()
