@@ -7,7 +7,8 @@ figures of the demo (needs Chrome or Chromium),
     experiments/readme/layer_maps.png         attention on one picture, layer by layer
     experiments/readme/disconnect_table.png   seen, readable, correct
     experiments/readme/methods.png            methods with intervals and paired differences
-The organism's figures come from its card.json, the table and figure of all models from experiments/results/families, the costs from
+The organism's figures come from its card.json, the table and figure of all models from experiments/results/families, the central finding
+of each from experiments/results/reproduced, the costs from
 experiments/performance/results/*.md; the matrix of tested models is what `interp check` finds, of every model that ships and of a
 small random one per family.
 """
@@ -26,10 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import cyclopts
+import pandas as pd
 import torch
 
 import interp
 from experiments.families import WORDS
+from experiments.reproduced import central_table
 from interp.demo import shipped
 from interp.testing import TINY, tiny_vlm
 
@@ -48,6 +51,7 @@ def main(*, demo: bool = True) -> None:
         "organism": organism_table(json.loads((files("interp.organisms") / "llava" / "card.json").read_text(encoding="utf-8"))),
     }
     blocks["families"] = families_table(ROOT / "experiments" / "results" / "families")
+    blocks["reproduced"] = central_of_all(ROOT / "experiments" / "results" / "reproduced")
     blocks["causal"] = _bullets((ROOT / "experiments" / "results" / "causal" / "summary.md").read_text(encoding="utf-8"))
     blocks |= {block: (RESULTS / file).read_text(encoding="utf-8").strip() for block, file in COSTS.items()}
     page = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,6 +80,17 @@ def families_table(folder: Path) -> str:
     text = (folder / "summary.md").read_text(encoding="utf-8").partition("\n\n")[2].partition(f"\n\n{WORDS}")[0]
     drawn = folder / "across_models.png"
     return f"{text}\n\n![Models side by side]({drawn.relative_to(ROOT).as_posix()})" if drawn.is_file() else text
+
+
+def central_of_all(folder: Path) -> str:
+    """The central finding of every model, both orders and nulls, as `experiments.reproduced` left it."""
+    if not (folder / "central.csv").is_file():
+        return "Not run yet: `python -m experiments.reproduced`."
+    about = (
+        "Share of the wrong answers, in per cent with 95 % bootstrap intervals over pictures; p-values two-sided, Holm within a model. "
+        "Probes of what is readable were fitted on `train`, layers chosen on `profile`, answers are of `test`."
+    )
+    return f"{central_table(pd.read_csv(folder / 'central.csv'))}\n\n{about}"
 
 
 def _bullets(summary: str) -> str:

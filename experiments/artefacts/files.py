@@ -14,13 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.offline
 
 import interp
 from experiments.artefacts.context import Context, provenance_of, slug
 from experiments.artefacts.interface import STATEMENT, Artefact, Result
+from experiments.artefacts.markdown import cell, rows_of
 from experiments.artefacts.page import figure_page
 from experiments.artefacts.storing import store
 from interp import plots
@@ -102,31 +102,16 @@ def write(artefact: Artefact, contexts: Sequence[Context], result: Result, folde
 
 def _page(artefact: Artefact, result: Result, about: Sequence[str]) -> str:
     """The table as Markdown, with what it says and where it comes from."""
-    lines = [f"# {artefact.title}", "", artefact.says, "", f"**{_cell(result.sentence)}**", ""]
-    lines += [f"- {_cell(line)}" for line in about]
-    lines += ["", *_rows(result.table), "", *([result.intervals, ""] if result.intervals else []), STATEMENT]
+    lines = [f"# {artefact.title}", "", artefact.says, "", f"**{cell(result.sentence)}**", ""]
+    lines += [f"- {cell(line)}" for line in about]
+    lines += ["", *rows_of(result.table), "", *([result.intervals, ""] if result.intervals else []), STATEMENT]
     if result.beside:
         columns = ["quantity", "ours", "the paper's", "of", "where", "source"]
         rows = [[b.paper.what, b.ours, b.paper.value, b.paper.of, b.paper.where, b.paper.source] for b in result.beside]
-        lines += ["", "## Beside the paper", "", *_rows(pd.DataFrame(rows, columns=columns))]
+        lines += ["", "## Beside the paper", "", *rows_of(pd.DataFrame(rows, columns=columns))]
     if result.apart:
-        lines += ["", _cell(result.apart)]
+        lines += ["", cell(result.apart)]
     return "\n".join(lines) + "\n"
-
-
-def _rows(table: pd.DataFrame) -> list[str]:
-    head = [f"| {' | '.join(_cell(name) for name in table.columns)} |", "|" + "---|" * len(table.columns)]
-    return [*head, *(f"| {' | '.join(_cell(value) for value in row)} |" for row in table.itertuples(index=False))]
-
-
-def _cell(value: Any) -> str:
-    """One cell: numbers to four digits, text on one line and without live Markdown or HTML."""
-    if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.4g}"
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
-    for mark in "\\`*_[]|":
-        text = text.replace(mark, "\\" + mark)
-    return text
 
 
 def _forget_others(folder: Path, kept: set[str]) -> None:
