@@ -432,13 +432,28 @@ def test_attention_to_two_pictures_by_loops(run: Run) -> None:
 def test_terciles_hold_every_sample_once(run: Run) -> None:
     table = run.table("reviewers")
     answers = answerable(run.context.answers(["inst", "vea"]))
-    thirds = table[table["of"].str.contains("third") & (table["less"] == "inst")]
+    thirds = table[table["of"].str.contains("lowest|middle|highest") & (table["less"] == "inst")]
     gained = (answers["exact_match"].values[1] - answers["exact_match"].values[0])[np.isfinite(answers["profiled_auroc"].values)]
     assert thirds["n"].sum() == len(gained)
     assert (thirds["difference"] * thirds["n"]).sum() == pytest.approx(gained.sum())
     order = np.sort(answers["profiled_auroc"].values[np.isfinite(answers["profiled_auroc"].values)])
-    assert thirds["n"].tolist()[0] == (order <= np.quantile(order, 1 / 3)).sum()
+    assert thirds["n"].tolist()[0] == ((order <= np.quantile(order, 1 / 3)) & (order < order.max())).sum()
     assert {row for row in table["asked"]} == {known for known in table["asked"] if known.endswith("?")} and table["asked"].nunique() == 5
+
+
+@pytest.mark.parametrize(
+    ("quality", "sizes"),
+    [
+        ([0.4, 0.6, 0.7, 0.8, 0.9, 1.0], {"AUROC under": 1, "lowest": 2, "middle": 2, "highest": 2}),
+        ([0.6, 0.7, 0.8, 1.0, 1.0, 1.0], {"AUROC under": 0, "lowest": 2, "middle": 1, "highest": 3}),  # more than a third are tied
+        ([0.6, 1.0, 1.0, 1.0, 1.0, 1.0], {"AUROC under": 0, "lowest": 1, "highest": 5}),
+    ],
+)
+def test_tied_qualities_are_never_split_nor_lost(run: Run, quality: list[float], sizes: dict[str, int]) -> None:
+    answers = answerable(run.context.answers(["base", "inst", "vea"])).isel(sample=slice(0, len(quality)))
+    rows = reviewers.by_quality(answers.assign(profiled_auroc=("sample", quality)), seed=0)
+    found = {str(row["of"]): row["n"] for row in rows if row["less"] == "inst"}
+    assert {begins: n for begins in sizes for of, n in found.items() if of.startswith(begins)} == sizes and len(found) == len(sizes)
 
 
 def test_a_highlight_changes_what_is_seen_and_the_original_nothing(run: Run) -> None:

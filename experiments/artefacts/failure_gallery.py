@@ -58,7 +58,7 @@ def compute(context: Context) -> Result:
     n = int(wrong.sum())
     words = ", ".join(f"{name} {percent(shares['mean'].sel(failure=name), shares['interval'].sel(failure=name))}" for name in FAILURES)
     lacking = [name for name in FAILURES if not (of_class.sel(failure=name) == 1).any()]
-    sentence = f"Of {n} wrong answers to questions with visible evidence: {words}; {invented} answers where no evidence is are apart."
+    sentence = f"Of {n} wrong answers to questions with visible evidence: {words}; answers where no evidence is, counted apart: {invented}."
     sentence += f" No example of {' or '.join(lacking)}." if lacking else ""
     text = f"The mean of the later half of the layers. First examples of each class, those whose evidence was seen first. {RULES}"
     examples = _examples(context, judged, found, verdict)

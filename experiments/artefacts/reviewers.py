@@ -36,15 +36,20 @@ _TEXT = "Paired differences in exact match of answerable questions, by the revie
 
 
 def by_quality(answers: xr.Dataset, seed: int) -> list[Row]:
-    """VEA's effect where the profiled map's AUROC was low, middle and high (terciles), and under one half."""
+    """VEA's effect where the profiled map's AUROC was low, middle and high (terciles), and under one half.
+
+    Maps that are as good as any, of which there may be more than a third, are the high ones.
+    """
     quality = answers["profiled_auroc"].values
     low, high = np.nanquantile(quality, [1 / 3, 2 / 3])
-    parts = {
-        f"AUROC under 0.5 (n = {int((quality < 0.5).sum())})": quality < 0.5,
-        f"lowest third, AUROC to {low:.2f}": quality <= low,
-        f"middle third, to {high:.2f}": (quality > low) & (quality <= high),
-        f"highest third, above {high:.2f}": quality > high,
-    }
+    tied = high == np.nanmax(quality)
+    highest = quality >= high if tied else quality > high
+    lowest = (quality <= low) & ~highest
+    parts = {f"AUROC under 0.5 (n = {int((quality < 0.5).sum())})": quality < 0.5, f"lowest AUROC, to {low:.2f}": lowest}
+    middle = (quality > low) & ~highest
+    if middle.any():
+        parts[f"middle AUROC, {'below' if tied else 'to'} {high:.2f}"] = middle
+    parts[f"highest AUROC, {'of' if tied else 'above'} {high:.2f}"] = highest
     made: list[Row] = []
     for name, kept in parts.items():
         part = answers.isel(sample=np.flatnonzero(kept))
@@ -145,7 +150,7 @@ def _sentence(tests: list[Row], cost: list[Row]) -> str:
 
     parts = [
         f"Effect of the highlight (VEA less inst, EM) where attention was wrong (AUROC < 0.5): {effect(HURT, 'AUROC', 'vea', 'inst')}; in "
-        f"the lowest third {effect(HURT, 'lowest', 'vea', 'inst')}, in the highest {effect(HURT, 'highest', 'vea', 'inst')}",
+        f"the lowest third of AUROC {effect(HURT, 'lowest', 'vea', 'inst')}, in the highest {effect(HURT, 'highest', 'vea', 'inst')}",
         f"Dimming without a place {effect(LOST, 'all', 'vea-uniform', 'inst')} and in the wrong place "
         f"{effect(LOST, 'all', 'vea-shifted', 'inst')} from inst; the original beside it {effect(LOST, 'all', 'vea-star', 'vea')} from VEA",
     ]
