@@ -392,21 +392,23 @@ def _orders(name: str, split: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-@pytest.mark.parametrize("name", [name for name in SHIPS if name not in TRIED])
+@pytest.mark.parametrize("name", SHIPS)
 def test_the_profiled_layers_look_at_the_evidence(name: str, split: str) -> None:
     grounding = _orders(name, split)["image-first"]["grounding"]
     assert grounding["correct"]["auroc of profiled map"]["mean"] >= 0.9
     assert grounding["wrong"]["auroc of profiled map"]["lower"] > 0.6
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPS if name not in TRIED])
-def test_about_two_thirds_of_the_answers_are_right(name: str) -> None:
+@pytest.mark.parametrize("name", SHIPS)
+def test_about_two_thirds_of_the_answers_are_right_or_the_card_says_otherwise(name: str) -> None:
     low, high = WINDOW
-    assert low <= _orders(name, "validation")["image-first"]["answers"]["answerable"]["mean"] <= high
+    found = _orders(name, "validation")["image-first"]["answers"]["answerable"]["mean"]
+    assert (low <= found <= high) == (name not in TRIED)
+    assert 0.5 <= found <= high
 
 
 @pytest.mark.parametrize("order", ["image-first", "question-first"])
-@pytest.mark.parametrize("name", [name for name in SHIPS if name not in TRIED])
+@pytest.mark.parametrize("name", SHIPS)
 def test_the_prior_bites(name: str, order: str) -> None:
     """Against its colour's prior a card is read less often than without one, and the prior's digit is said more often (validation)."""
     answers = _orders(name, "validation")[order]["answers"]
