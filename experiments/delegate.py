@@ -1,6 +1,6 @@
 """One model attributes, another answers: VEA by a delegate's map beside VEA by the answering model's own.
 
-    python -m experiments.delegate --attribute demo/llava --answer demo/llava --limit 300 --out results/delegate
+    python -m experiments.delegate --attribute demo/llava --answer demo/qwen2.5-vl --limit 500 --out results/delegate
 
 Both models are profiled on the benchmark's split `profile`; the attributing one is traced on `test`, and the answering one answers
 `test` twice: by its own map, and by the delegate's. Writes into the folder, beside the stores that let a killed run go on:
@@ -37,8 +37,7 @@ PAIRS = (("vea" + BY, "vea"), ("vea" + BY, "vea-shifted" + BY), ("vea", "vea-shi
 
 SAME = (
     "Both are the same weights; only the prompt order may differ between them. So this shows the path on trained weights, and no transfer "
-    "between two models. That the path holds between families is shown by tests on small random models; a pair of trained models of two "
-    "families awaits further models that ship with the package."
+    "between two models; for that let two of different families be the pair."
 )
 NOTE = "95 % bootstrap intervals over pictures; p-values from flipping the signs of whole pictures, not adjusted for one another."
 
@@ -119,11 +118,11 @@ def _write_csv(table: xr.Dataset, path: Path) -> Path:
 def main(
     *,
     attribute: str = "demo/llava",
-    answer: str = "demo/llava",
+    answer: str = "demo/qwen2.5-vl",
     attribute_order: Order = "image-first",
-    answer_order: Order = "question-first",
+    answer_order: Order = "image-first",
     benchmark: str = "digits",
-    limit: int = 300,
+    limit: int = 500,
     profile_limit: int = 200,
     batch_size: int = 32,
     out: Path = Path("results/delegate"),
