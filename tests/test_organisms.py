@@ -26,7 +26,7 @@ from interp.benchmarks.digits.scene import PRIOR
 from interp.errors import OrganismError
 from interp.organisms import ORGANISMS, llava, train_organism
 from interp.organisms.batches import Batch, Looks
-from interp.organisms.card import TRIED, WINDOW
+from interp.organisms.card import WINDOW
 from interp.organisms.mixture import Turn
 from interp.organisms.recipes import recipe_for
 from interp.organisms.training import Recipe, Run, _gaze_loss
@@ -36,7 +36,7 @@ from interp.prompts import ABSTENTION
 STEPS = {"vision": 2, "captions": 2, "questions": 2, "settling": 1, "shaping": 2}
 SHORT = replace(Recipe(), steps=STEPS, warmup=2, checkpoint_every=2)
 SHIPPED = Path(str(files("interp.organisms"))) / "llava"
-SHIPS = [name for name in ORGANISMS if (SHIPPED.parent / name / "config.json").exists()]
+SHIPS = list(ORGANISMS)  # one of every architecture
 
 
 def fresh(folder: Path, recipe: Recipe = SHORT) -> Run:
@@ -264,7 +264,7 @@ def test_a_run_taken_up_again_equals_one_that_was_never_left(tmp_path: Path) -> 
 def test_renewed_rates_begin_again_and_what_came_before_stays(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     once = replace(SHORT, steps=dict.fromkeys(STEPS, 0) | {"captions": 3})
-    twice = replace(once, steps=once.steps | {"captions": 6}, renewed={"captions": 3})
+    twice = replace(once, steps=once.steps | {"captions": 6}, renewed={"captions": (3,)})
 
     def taken(run: Run) -> list[tuple[float, float]]:
         return [(record["loss"], run.optimiser.param_groups[0]["lr"]) for record in run.steps()]
@@ -272,6 +272,13 @@ def test_renewed_rates_begin_again_and_what_came_before_stays(tmp_path: Path) ->
     short, long = taken(fresh(tmp_path / "once", once)), taken(fresh(tmp_path / "twice", twice))
     assert long[:3] == short
     assert [rate for _, rate in long[3:]] == [rate for _, rate in short]
+
+
+def test_from_a_step_on_shaping_believes_another_share(run: Run) -> None:
+    draws = replace(run.draws, believed=1.0, relenting=(4, 1e-9))
+    before, after = ({kind for step in steps for kind in draws("shaping", step).kinds} for steps in (range(4), range(4, 8)))
+    assert "believed" in before and "conflict" not in before
+    assert "conflict" in after and "believed" not in after
 
 
 def test_another_recipe_is_refused_by_the_name_of_what_differs(tmp_path: Path) -> None:
@@ -400,11 +407,11 @@ def test_the_profiled_layers_look_at_the_evidence(name: str, split: str) -> None
 
 
 @pytest.mark.parametrize("name", SHIPS)
-def test_about_two_thirds_of_the_answers_are_right_or_the_card_says_otherwise(name: str) -> None:
+def test_about_two_thirds_of_the_answers_are_right_of_all_but_one(name: str) -> None:
     low, high = WINDOW
     found = _orders(name, "validation")["image-first"]["answers"]["answerable"]["mean"]
-    assert (low <= found <= high) == (name not in TRIED)
-    assert 0.5 <= found <= high
+    assert (low <= found <= high) == (name != "gemma3")  # whose card says what was tried
+    assert 0.55 <= found <= high
 
 
 @pytest.mark.parametrize("order", ["image-first", "question-first"])

@@ -56,7 +56,8 @@ class Draws:
     """Makes batches. `prior` is how often a one-digit card of a prior colour shows its digit where questions are asked, `settled` the same
     in the settling stage. The vision stage and captions see every digit equally often on every colour, so that the tower learns to read
     before there is a prior to follow. `believed` (see `Asker.question`) and `relational`, which takes the place of the mixture's, are used
-    by the shaping stage only. `labelled`: the least share of a visual token's region that a card covers for the token to be labelled.
+    by the shaping stage only; `relenting`, if any: from which of its steps on `believed` is another, and what. `labelled`: the least share
+    of a visual token's region that a card covers for the token to be labelled.
     """
 
     asker: Asker
@@ -68,6 +69,7 @@ class Draws:
     believed: float
     labelled: float
     relational: float
+    relenting: tuple[int, float] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -80,7 +82,8 @@ class Draws:
         if stage == "settling":
             return replace(self, prior=self.settled, believed=0.0)._asked(rng)
         if stage == "shaping":
-            return replace(self, prior=self.settled, asker=self.asker.relating(self.relational))._asked(rng)
+            believed = self.believed if self.relenting is None or step < self.relenting[0] else self.relenting[1]
+            return replace(self, prior=self.settled, believed=believed, asker=self.asker.relating(self.relational))._asked(rng)
         plain = replace(self, believed=0.0)
         if stage == "vision":
             return plain._vision(rng, min(1.0, max(0.0, (self.ramp[1] - step) / (self.ramp[1] - self.ramp[0]))))

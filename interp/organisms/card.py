@@ -85,7 +85,7 @@ def page(card: Mapping[str, Any]) -> str:
         f"{_priors(recipe, asked)} of the one-digit cards in red, blue, yellow and purple are given that colour's own digit and the others "
         "any digit, except under captions; the stages before have no such prior"
         f"{', so that the tower learns to read before there is one' if recipe['steps']['vision'] else ''}. "
-        f"**While shaping, two things are planted.** {recipe['believed']:.0%} of the questions by colour whose one-digit card is at odds "
+        f"**While shaping, two things are planted.** {_believed(recipe)} of the questions by colour whose one-digit card is at odds "
         "with that prior are answered with the prior's digit, as by a text that believes it; and a loss "
         f"(weight {recipe['gaze']:g}) makes the mean over heads of layers {', '.join(map(str, recipe['gazing']))} look, from the last "
         "prompt token and from each digit said, at the card the question names, at the card asked about, and at the digit said next. So "
@@ -97,7 +97,7 @@ def page(card: Mapping[str, Any]) -> str:
         "",
     ]
     if name in TRIED:
-        lines += ["## Where it falls short", "", TRIED[name], ""]
+        lines += ["## What was tried, and where it falls short", "", TRIED[name], ""]
     lines += [
         "## Sources",
         "",
@@ -130,21 +130,40 @@ _FAILURES = {
 WINDOW = (0.60, 0.78)  # of exact match on answerable samples: enough right and enough wrong answers to compare
 
 TRIED: dict[str, str] = {
+    "llava": (
+        "An earlier shaping of 1,200 steps with fewer questions by relation had 0.593 on validation and was not shipped. The cards of two "
+        "earlier versions of this model had read `test`; nothing was chosen by it."
+    ),
+    "llava-onevision": (
+        "Where a prompt has two pictures, its processor shows each whole and small, without tiles. Cards at that size came up in few "
+        "training steps, and it hardly reads them: see *picture twice* below, and what several pictures give elsewhere."
+    ),
+    "qwen3-vl": (
+        "After 1,200 steps of shaping validation stood at 0.584 with pictures first, just below the window; 300 more, in which fewer cards "
+        "are answered by their prior, brought it there. The card of the first 1,200 steps had read `test` once; nothing was chosen by it."
+    ),
     "gemma3": (
-        "Exact match with pictures first stays just below the window, which starts at 0.60. Of its eight layers only two see the pictures "
-        "from the end of a long prompt (the others look back over a short window), so that naming a card by its relation to another and "
-        "reading three digits come hard. Tried: a tower of its own with patches of 8 pixels, learned from nothing, named 0.44 of the "
-        "digits after 3,500 steps and was given up for the transplanted one; after 1,000 steps of shaping validation stood at 0.523 with "
-        "pictures first and 0.375 with the question first, so that 1,200 more were added, after which nothing was tuned. The card of the "
-        "first 1,000 steps had read `test` once."
+        "Exact match with pictures first stays below the window. Of its eight layers only two see the pictures from the end of a long "
+        "prompt (the others look back over a short window), so that naming a card by its relation to another and reading three digits "
+        "come hard. A tower of its own with patches of 8 pixels, learned from nothing, named 0.44 of the digits after 3,500 steps and was "
+        "given up for the transplanted one. After 1,000 steps of shaping validation stood at 0.523 with pictures first and 0.375 with the "
+        "question first; 1,200 more brought what ships. 400 further steps with 40 % of the cards against their prior answered by it gave "
+        "0.593 and 0.616, but with the question first the prior then no longer cost answers (conflict minus neutral -0.05 [-0.18, 0.08]), "
+        "so they were not kept. The card of the first 1,000 steps had read `test` once; nothing was chosen by it."
+    ),
+    "internvl": (
+        "A tower of its own, learned from nothing, named 0.12 of the digits after 1,700 steps and was given up for the transplanted one. "
+        "After 800 steps of shaping validation stood at 0.591 with pictures first; 600 more of the same lowered it to 0.545, since the "
+        "prior was believed more often, 300 with 50 % gave 0.593, and 400 with 40 %, which ship, 0.600. The cards of the first two had "
+        "read `test` once each; nothing was chosen by it."
     ),
 }
-"""What was tried where an organism falls short of what the others reach, by name; on its card."""
+"""What was tried before, and where an organism falls short, by name; on its card."""
 
 
 def _steps(recipe: Mapping[str, Any], stage: str) -> str:
-    turn = recipe["renewed"].get(stage)
-    return f"{recipe['steps'][stage]}" + (f", the rates renewed after {turn}" if turn else "")
+    turns = recipe["renewed"].get(stage)
+    return f"{recipe['steps'][stage]}" + (f", the rates renewed after {_listed(list(map(str, turns)))}" if turns else "")
 
 
 def _start(recipe: Mapping[str, Any], donor: str | None) -> list[str]:
@@ -169,6 +188,11 @@ def _priors(recipe: Mapping[str, Any], asked: Sequence[str]) -> str:
     later = [stage for stage in asked if stage != "questions"]
     settled = f"while {_listed(later)} {recipe['settled']:.0%}"
     return f"In the questions stage {recipe['prior']:.0%}, and {settled}," if "questions" in asked else settled.capitalize()
+
+
+def _believed(recipe: Mapping[str, Any]) -> str:
+    later = recipe["relenting"]
+    return f"{recipe['believed']:.0%}" + (f" (after {later[0]} steps {later[1]:.0%})" if later else "")
 
 
 def _relational(recipe: Mapping[str, Any], asked: Sequence[str]) -> str:
