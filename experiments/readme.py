@@ -8,9 +8,8 @@ figures of the demo (needs Chrome or Chromium),
     experiments/readme/disconnect_table.png   seen, readable, correct
     experiments/readme/methods.png            methods with intervals and paired differences
 The organism's figures come from its card.json, the table and figure of all models from experiments/results/families, the central finding
-of each from experiments/results/reproduced, the costs from
-experiments/performance/results/*.md; the matrix of tested models is what `interp check` finds, of every model that ships and of a
-small random one per family.
+of each from experiments/results/reproduced, the costs from experiments/performance/results/*.md; the matrix of tested models is what
+`interp check` finds, of every model that ships and of a small random one per family.
 """
 
 from __future__ import annotations
@@ -87,8 +86,8 @@ def central_of_all(folder: Path) -> str:
     if not (folder / "central.csv").is_file():
         return "Not run yet: `python -m experiments.reproduced`."
     about = (
-        "Share of the wrong answers, in per cent with 95 % bootstrap intervals over pictures; p-values two-sided, Holm within a model. "
-        "Probes of what is readable were fitted on `train`, layers chosen on `profile`, answers are of `test`."
+        "Shares of the wrong, and of the right, answers that were judged, with 95 % bootstrap intervals over pictures; p-values two-sided, "
+        "Holm within a model. Probes of what is readable were fitted on `train`, layers chosen on `profile`, answers are of `test`."
     )
     return f"{central_table(pd.read_csv(folder / 'central.csv'))}\n\n{about}"
 

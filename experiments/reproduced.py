@@ -6,15 +6,13 @@ Reads the finished artefacts below MADE, where `interp reproduce --all --model d
     summary.md     every artefact with what it says of each model, the paper's numbers where the setting is the same, and the time
     central.csv    the shares of the central finding, of every model, prompt order and null
     central.png    wrong answers whose evidence is seen, of every model (where no Chrome or Chromium is found central.html and its script)
-    run.json       models with revisions, samples and seconds; versions and machine
+    run.json       models with revisions, samples and seconds; versions
 Fails where a model lacks an artefact that another one has.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from experiments.artefacts import PAPER
 from experiments.artefacts.files import known_artefacts
 from experiments.artefacts.interface import STATEMENT
 from experiments.artefacts.markdown import cell, rows_of
+from experiments.artefacts.words import p_value, percent
 from interp import plots
 from interp.errors import InterpError
 
@@ -82,8 +81,8 @@ def summary(found: Sequence[_Known], models: Sequence[str]) -> str:
     total = sum(float(known["seconds"]) for known in found) / 60
     lines = ["# The paper's figures and tables, reproduced", "", STATEMENT, ""]
     lines += [
-        f"{len(found)} artefacts, made by `interp reproduce --all` on {_machine()}: {total:.0f} minutes of one process in all (minutes by "
-        f"model: {spent}; work that several artefacts share counts for the first).",
+        f"{len(found)} artefacts, made by `interp reproduce --all`: {total:.0f} minutes by the clock in all (minutes by model: {spent}; "
+        "work that several artefacts share counts for the first, and whatever ran beside or held a run is in them).",
         "",
     ]
     for name in _names(found):
@@ -112,26 +111,23 @@ def central_table(shares: _Frame) -> str:
     columns = ["model", "order", "wrong, n", *(f"{head}, {null} boxes" for null in nulls for head in heads)]
     rows = []
     for (model, order), mine in shares.groupby(["model", "order"], sort=False):
-        row: list[Any] = [model, order, int(_one(mine, nulls[0], _SEEN)["n"])]
+        counts = mine.loc[mine["share"] == _SEEN, "n"]
+        row: list[Any] = [model, order, " / ".join(str(int(n)) for n in dict.fromkeys(counts)) or "none"]
         for null in nulls:
-            seen, belief, right = (_one(mine, null, share) for share in (_SEEN, _BELIEF, _RIGHT))
-            p = float(seen["p after Holm"])
-            row.append(f"{_share(seen)} ({_percent(seen['by chance'])}; {'p < 0.001' if p < 0.001 else f'p = {p:.3f}'})")
-            row += [f"{_share(belief)} ({_percent(belief['by chance'])})", _share(right)]
+            of_null = mine[mine["null"] == null].set_index("share")
+            row += [_shown(of_null, _SEEN, tested=True), _shown(of_null, _BELIEF), _shown(of_null, _RIGHT, chance=False)]
         rows.append(row)
     return "\n".join(rows_of(pd.DataFrame(rows, columns=columns)))
 
 
-def _one(mine: _Frame, null: str, share: str) -> _Frame:
-    return mine[(mine["null"] == null) & (mine["share"] == share)].iloc[0]
-
-
-def _share(row: _Frame) -> str:
-    return f"{100 * float(row['mean']):.0f} [{100 * float(row['lower']):.0f}, {100 * float(row['upper']):.0f}] %"
-
-
-def _percent(value: Any) -> str:
-    return f"{100 * float(value):.0f} %"
+def _shown(of_null: _Frame, share: str, *, chance: bool = True, tested: bool = False) -> str:
+    """A share with its interval, what chance would give and the p-value; none where the model has no such row."""
+    if share not in of_null.index:
+        return "none"
+    one = of_null.loc[share]
+    interval = xr.DataArray([one["lower"], one["upper"]], dims="ci_bound", coords={"ci_bound": ["lower", "upper"]})
+    beside = [percent(one["by chance"])] * chance + [p_value(one["p after Holm"])] * tested
+    return percent(one["mean"], interval) + (f" ({'; '.join(beside)})" if beside else "")
 
 
 def _figure(shares: _Frame, found: Sequence[_Known]) -> Any:
@@ -194,10 +190,6 @@ def _minutes(found: Sequence[_Known], model: str) -> float:
     return sum(float(known["seconds"]) for known in found if known["models"] == [model]) / 60
 
 
-def _machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores"
-
-
 def _run(found: Sequence[_Known], models: Sequence[str]) -> dict[str, Any]:
     """Models with revisions, and of every artefact n, seconds and when it was made."""
     revisions = {one["model"]: one["revision"] for known in found for one in known["settings"]}
@@ -210,7 +202,7 @@ def _run(found: Sequence[_Known], models: Sequence[str]) -> dict[str, Any]:
         for model in models
     }
     versions = json.loads(next(known["trace"]["versions"] for known in found if "versions" in known["trace"]))
-    return {"revisions": revisions, "artefacts": made, "versions": versions, "machine": _machine()}
+    return {"revisions": revisions, "artefacts": made, "versions": versions}
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_the_page_says_of_every_model_what_its_artefacts_say(made: Path, tmp_pat
         assert page.count(f"&lt;b>more&lt;/b> often in {model}") == 2
     assert "<b>" not in page and "no evidence about released checkpoints" in page
     assert page.count("| about 20 | LLaVA | Fig. 1 | REV | ours of demo/one | ours of demo/two |") == 2  # one row, a column a model
-    assert "6 minutes of one process in all (minutes by model: demo/one 3, demo/two 3" in page
+    assert "6 minutes by the clock in all (minutes by model: demo/one 3, demo/two 3" in page
     ran = json.loads((kept / "run.json").read_text())
     assert ran["revisions"] == {"demo/one": "sha256:one", "demo/two": "sha256:two"} and ran["artefacts"]["demo/one"]["fig1"]["n"] == "40"
     figure = (kept / "central.html").read_text().replace("\\u002f", "/")
@@ -80,8 +80,18 @@ def test_the_central_table_holds_each_model_s_own_numbers(made: Path, tmp_path: 
     reproduced.main(made=made, results=tmp_path)
     rows = [line for line in central_of_all(tmp_path).splitlines() if line.startswith("| demo/")]
     assert len(rows) == 4
-    assert all("50 \\[10, 90\\] % (12 %; p = 0.250) | 30 \\[10, 90\\] % (12 %) | 80" in row for row in rows[:2])
-    assert all("60 \\[10, 90\\] % (12 %; p &lt; 0.001) | 40 \\[10, 90\\] % (12 %) | 90" in row for row in rows[2:])
+    assert all("50.0 % \\[10.0, 90.0\\] (12.0 %; p = 0.250) | 30.0 % \\[10.0, 90.0\\] (12.0 %) | 80.0 %" in row for row in rows[:2])
+    assert all("60.0 % \\[10.0, 90.0\\] (12.0 %; p &lt; 0.001) | 40.0 % \\[10.0, 90.0\\] (12.0 %) | 90.0 %" in row for row in rows[2:])
+
+
+def test_a_share_that_a_model_has_not_is_none(made: Path, tmp_path: Path) -> None:
+    """Without a probe nothing is known to be readable, and without distractors there is no such null."""
+    path = made / "central" / "demo--two" / "table.csv"
+    table = pd.read_csv(path)
+    table[(table["share"] != "wrong, seen and readable") & (table["null"] == "placed")].to_csv(path, index=False)
+    reproduced.main(made=made, results=tmp_path)
+    rows = [line for line in central_of_all(tmp_path).splitlines() if line.startswith("| demo/two")]
+    assert len(rows) == 2 and all(row.count("| none ") == 4 and "60.0 %" in row and "90.0 %" in row for row in rows)
 
 
 def test_what_is_missing_is_named(made: Path, tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ class Draws:
     """Makes batches. `prior` is how often a one-digit card of a prior colour shows its digit where questions are asked, `settled` the same
     in the settling stage. The vision stage and captions see every digit equally often on every colour, so that the tower learns to read
     before there is a prior to follow. `believed` (see `Asker.question`) and `relational`, which takes the place of the mixture's, are used
-    by the shaping stage only; `relenting`, if any: from which of its steps on `believed` is another, and what. `labelled`: the least share
-    of a visual token's region that a card covers for the token to be labelled.
+    by the shaping stage only; `believed_from`, if any: from which of its steps on `believed` is another, and what. `labelled`: the least
+    share of a visual token's region that a card covers for the token to be labelled.
     """
 
     asker: Asker
@@ -69,7 +69,7 @@ class Draws:
     believed: float
     labelled: float
     relational: float
-    relenting: tuple[int, float] | None = None
+    believed_from: tuple[int, float] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -82,7 +82,7 @@ class Draws:
         if stage == "settling":
             return replace(self, prior=self.settled, believed=0.0)._asked(rng)
         if stage == "shaping":
-            believed = self.believed if self.relenting is None or step < self.relenting[0] else self.relenting[1]
+            believed = self.believed if self.believed_from is None or step < self.believed_from[0] else self.believed_from[1]
             return replace(self, prior=self.settled, believed=believed, asker=self.asker.relating(self.relational))._asked(rng)
         plain = replace(self, believed=0.0)
         if stage == "vision":

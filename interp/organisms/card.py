@@ -162,7 +162,7 @@ TRIED: dict[str, str] = {
 
 
 def _steps(recipe: Mapping[str, Any], stage: str) -> str:
-    turns = recipe["renewed"].get(stage)
+    turns = recipe["restarts"].get(stage)
     return f"{recipe['steps'][stage]}" + (f", the rates renewed after {_listed(list(map(str, turns)))}" if turns else "")
 
 
@@ -191,7 +191,7 @@ def _priors(recipe: Mapping[str, Any], asked: Sequence[str]) -> str:
 
 
 def _believed(recipe: Mapping[str, Any]) -> str:
-    later = recipe["relenting"]
+    later = recipe["believed_from"]
     return f"{recipe['believed']:.0%}" + (f" (after {later[0]} steps {later[1]:.0%})" if later else "")
 
 

@@ -39,14 +39,14 @@ from interp.organisms.transplant import transplant
 class Recipe:
     """What a training run depends on. `steps` and `rates` (language, tower) go by stage; rates decay by a cosine to a twentieth.
 
-    `renewed`: by stage, the steps after which its rates warm up and decay again.
+    `restarts`: by stage, the steps after which its rates warm up and decay again.
     `start`: the organism whose weights this one takes over where words begin, as far as they fit; without a vision stage the tower's too.
     `prior`: see `interp.benchmarks.digits.TRAIN_PRIOR`; `settled`: the same while settling and shaping. `knockout`: share of rows
     whose question cannot see the image. `ramp`: the shares of the vision stage between which its pictures become hard. `labelled`: see
     `Draws`. `naming`: weight, beside captions, of the loss that makes visual tokens name their card. `relational`: see `Mixture`, while
-    shaping. `believed`: share of the cards against their prior that shaping answers with the prior's digit; `relenting`: from which of its
-    steps on that share is another, and what. `gaze`: weight of the loss that makes layers `gazing` look at the card the question names, at
-    the card asked about, and at the digit said next.
+    shaping. `believed`: share of the cards against their prior that shaping answers with the prior's digit; `believed_from`: from which of
+    its steps on that share is another, and what. `gaze`: weight of the loss that makes layers `gazing` look at the card the question names,
+    at the card asked about, and at the digit said next.
     """
 
     organism: str = "llava"
@@ -64,7 +64,7 @@ class Recipe:
             "shaping": (5e-4, 2.5e-4),
         }
     )
-    renewed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    restarts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     prior: float = TRAIN_PRIOR
     settled: float = 0.5
     knockout: float = 0.8
@@ -72,7 +72,7 @@ class Recipe:
     labelled: float = 0.1
     naming: float = 0.5
     believed: float = 0.6
-    relenting: tuple[int, float] | None = None
+    believed_from: tuple[int, float] | None = None
     relational: float = 0.36
     gaze: float = 0.3
     gazing: tuple[int, int, int] = (3, 4, 5)
@@ -106,7 +106,7 @@ class Run:
             knockout=recipe.knockout,
             ramp=(first, last),
             believed=recipe.believed,
-            relenting=recipe.relenting,
+            believed_from=recipe.believed_from,
             labelled=recipe.labelled,
             relational=recipe.relational,
         )
@@ -166,7 +166,7 @@ class Run:
         return sum(self.recipe.steps[stage] for stage in STAGES[: STAGES.index(self.stage)]) + self.step
 
     def _update(self, batch: Batch) -> dict[str, Any]:
-        turns = (0, *self.recipe.renewed.get(self.stage, ()), self.recipe.steps[self.stage])
+        turns = (0, *self.recipe.restarts.get(self.stage, ()), self.recipe.steps[self.stage])
         first, last = next((a, b) for a, b in pairwise(turns) if self.step < b)
         progress = (self.step - first) / (last - first)
         decay = max(0.05, 0.5 * (1 + torch.tensor(progress * torch.pi).cos().item()))
