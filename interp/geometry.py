@@ -99,22 +99,26 @@ def _visibility_of(box: _Floats, regions: _Floats, scales: _Floats) -> Visibilit
 
 
 def paint(values: ArrayLike, boxes: ArrayLike, size: tuple[int, int]) -> _Floats:
-    """A map (height, width) on a picture of `size` (width, height): each pixel the area-weighted mean of the tokens that cover it.
+    """Maps (..., height, width) on a picture of `size` (width, height): each pixel the area-weighted mean of the tokens that cover it.
 
-    Each of `values` (n,) is spread evenly over its region in `boxes` (n, 4); where regions overlap their values average, and pixels that
-    no token stands for are NaN.
+    Each of `values` (..., n) is spread evenly over its region in `boxes` (n, 4); where regions overlap their values average, and pixels
+    that no token with a value stands for are NaN.
     """
     width, height = size
-    total, weight = np.zeros((height, width)), np.zeros((height, width))
+    tokens = np.asarray(values, dtype=np.float64)
+    known = ~np.isnan(tokens)
+    total, weight = np.zeros((*tokens.shape[:-1], height, width)), np.zeros((*tokens.shape[:-1], height, width))
     xs, ys = np.arange(width), np.arange(height)
-    for value, (x0, y0, x1, y1) in zip(np.asarray(values, dtype=np.float64), np.asarray(boxes, dtype=np.float64), strict=True):
-        if np.isnan(value) or np.isnan(x0):
+    for value, real, (x0, y0, x1, y1) in zip(
+        np.moveaxis(np.where(known, tokens, 0.0), -1, 0), np.moveaxis(known, -1, 0), np.asarray(boxes, dtype=np.float64), strict=True
+    ):
+        if np.isnan(x0) or not real.any():
             continue
         columns, rows = slice(max(0, int(x0)), min(width, int(np.ceil(x1)))), slice(max(0, int(y0)), min(height, int(np.ceil(y1))))
         along_x = np.clip(np.minimum(xs[columns] + 1, x1) - np.maximum(xs[columns], x0), 0, None)
         along_y = np.clip(np.minimum(ys[rows] + 1, y1) - np.maximum(ys[rows], y0), 0, None)
-        share = along_y[:, None] * along_x[None, :]
-        total[rows, columns] += value * share
-        weight[rows, columns] += share
+        share = real[..., None, None] * (along_y[:, None] * along_x[None, :])
+        total[..., rows, columns] += value[..., None, None] * share
+        weight[..., rows, columns] += share
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weight > 0, total / weight, np.nan)

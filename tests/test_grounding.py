@@ -21,6 +21,7 @@ from interp.analysis.auroc import auroc_kernel
 from interp.analysis.blocks import blocks, streamed
 from interp.analysis.grounding import auprc_kernel, evidence_ratio_kernel, ndcg_kernel, pointing_kernel
 from interp.errors import InterpError
+from interp.geometry import paint
 from interp.testing import traces
 
 KERNELS = {
@@ -174,6 +175,86 @@ def test_views_are_ranked_together_or_each_by_itself() -> None:
     np.testing.assert_allclose(grounding(ds)["auroc"].values, auroc(ds["attention"].mean("head"), ds["coverage"]).values)
 
 
+def _two_views(seed: int) -> tuple[xr.Dataset, list[NDArray], list[NDArray]]:
+    """A sample of two pictures, tokens on whole pixels: cells of 4 over all but the right 5 columns of a picture, and over its upper left
+    cells of 2 beside them. Also, of each picture, the map of every layer and head (layer, head, y, x) and where the evidence is (y, x).
+    """
+    rng = np.random.default_rng(seed)
+    sizes, boxes, images = [(21, 16), (13, 12)], [np.full((3, 4), np.nan)], [np.full(3, -1)]
+    for image, (width, height) in enumerate(sizes):
+        for step, right, low in ((4, width - 5, height), (2, 8, 8)):
+            y, x = (each.ravel() for each in np.mgrid[:low:step, :right:step])
+            boxes.append(np.stack([x, y, x + step, y + step], axis=1).astype(float))
+            images.append(np.full(len(x), image))
+    box, image = np.concatenate(boxes), np.concatenate(images)
+    attention = rng.integers(1, 9, (1, 2, 2, len(box))).astype(np.float32) / 8
+    attention[0, 1, :, (image == 1) & (box[:, 0] >= 4)] = np.nan  # beyond a window
+    marked = np.array([[3, 2, 9, 7], [6, 6, 12, 9], [2, 1, 7, 5], [0, 0, 3, 3]], dtype=float)
+    on, roles = np.array([0, 0, 1, 0]), ["evidence", "evidence", "evidence", "distractor"]
+    maps, truths = [], []
+    for number, (width, height) in enumerate(sizes):
+        total, weight, truth = np.zeros((2, 2, height, width)), np.zeros((2, 2, height, width)), np.zeros((height, width))
+        for k in np.flatnonzero(image == number):
+            x0, y0, x1, y1 = box[k].astype(int)
+            value = attention[0, :, :, k, None, None].astype(float)
+            total[..., y0:y1, x0:x1] += np.nan_to_num(value)
+            weight[..., y0:y1, x0:x1] += ~np.isnan(value)
+        for corners, at, role in zip(marked.astype(int), on, roles, strict=True):
+            if at == number and role == "evidence":
+                truth[corners[1] : corners[3], corners[0] : corners[2]] = 1
+        truth[:, width - 5 :] = np.nan
+        with np.errstate(invalid="ignore"):
+            maps.append(total / weight)
+        truths.append(truth)
+    texts = np.dtypes.StringDType()
+    ds = xr.Dataset(
+        {
+            "attention": (("sample", "layer", "head", "token"), attention),
+            "coverage": (("sample", "token"), np.where(np.isnan(box[:, 0]), np.nan, 0.5)[None]),
+            "evidence_box": (("sample", "evidence", "corner"), marked[None]),
+            "evidence_image": (("sample", "evidence"), on[None]),
+            "evidence_role": (("sample", "evidence"), np.array([roles], dtype=texts)),
+            "image_size": (("sample", "image", "axis"), np.array([sizes])),
+        },
+        coords={"token_box": (("sample", "token", "corner"), box[None]), "image_index": (("sample", "token"), image[None])},
+    )
+    return ds, maps, truths
+
+
+@pytest.mark.parametrize("level", ["layer", "head"])
+def test_painted_views_rank_the_pixels_of_all_pictures(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ds, maps, truths = _two_views(3)
+    every = np.concatenate([one.reshape(2, 2, -1) for one in maps], axis=-1)
+    every = every.mean(axis=1) if level == "layer" else every
+    truth = np.concatenate([one.ravel() for one in truths])
+    for at_once in (1, 1 << 24):  # a layer at a time, and all together
+        monkeypatch.setattr("interp.analysis.painted._AT_ONCE", at_once)
+        found = grounding(ds, level=level, views="painted")  # type: ignore[arg-type]
+        assert found.attrs["views"] == "painted" and found["auroc"].dims == ("sample", "layer", "head")[: every.ndim]
+        for name, oracle in ORACLES.items():
+            for k in np.ndindex(*every.shape[:-1]):
+                kept = ~np.isnan(every[k]) & ~np.isnan(truth)
+                expected = oracle(truth[kept], every[k][kept].astype(np.float32))
+                assert float(found[name].values[0][k]) == pytest.approx(expected, rel=1e-6), (name, k)
+        assert float(found["pointing_chance"][0]) == pytest.approx(np.nanmean(truth)) and found["pointing_chance"].dims == ("sample",)
+
+
+def test_painting_several_maps_paints_each() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.uniform(-3, 20, (30, 2))
+    boxes, values = np.concatenate([low, low + rng.uniform(0.2, 9, (30, 2))], axis=1), rng.random((2, 3, 30))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    boxes[4] = np.nan
+    together = paint(values, boxes, (24, 19))
+    assert together.shape == (2, 3, 19, 24)
+    for k in np.ndindex(2, 3):
+        np.testing.assert_array_equal(together[k], paint(values[k], boxes, (24, 19)))
+        kept = ~np.isnan(values[k])
+        np.testing.assert_array_equal(together[k], paint(values[k][kept], boxes[kept], (24, 19)))
+    with pytest.raises(ValueError, match="shorter"):
+        paint(values, boxes[:-1], (24, 19))
+
+
 def test_rapt_is_the_ratio_of_means_in_every_section() -> None:
     ds = traces(n=5, n_layers=3, n_heads=2, seed=7)
     roles = ds["evidence_role"].values.astype(object)
@@ -235,6 +316,7 @@ def test_a_stored_trace_gives_the_same_in_any_blocks(tmp_path: Path, monkeypatch
     tried = {
         "grounding": lambda d: grounding(d, level="head"),
         "each": lambda d: grounding(d, views="each"),
+        "painted": lambda d: grounding(d, views="painted"),
         "auroc": lambda d: auroc(d["attention"], d["coverage"]),
         "rapt": rapt,
         "mass": analysis.segment_mass,

@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from interp.analysis.auroc import OverlapRule, auroc_measure, evidence_labels, has_contrast, over_tokens, refuse_without_evidence
 from interp.analysis.blocks import streamed, without_token_labels
+from interp.analysis.painted import PLACES, on_pixels
 from interp.analysis.ranking import Ranks, over_ranks
 from interp.errors import InterpError
 
 Level = Literal["layer", "head"]
-Views = Literal["pooled", "each"]
+Views = Literal["pooled", "each", "painted"]
 
 _Floats = NDArray[np.float64]
 
@@ -128,7 +129,9 @@ def grounding(ds: xr.Dataset, level: Level = "layer", rule: OverlapRule = "any",
     rule
         Which overlap makes a token evidence.
     views
-        All views of a picture (tiles, a thumbnail) ranked together, or each by itself (a further dimension `view`).
+        All views of a picture (tiles, a thumbnail) ranked together, or each by itself (a further dimension `view`), or painted onto the
+        picture, overlapping views averaged, and its pixels ranked in the tokens' stead: those that no token stands for are left out, and
+        `rule` is of the share of a pixel. Of every head of a large picture this takes long.
 
     Returns
     -------
@@ -146,21 +149,34 @@ def grounding(ds: xr.Dataset, level: Level = "layer", rule: OverlapRule = "any",
     """
     check_level(level)
     if views not in get_args(Views):
-        raise InterpError(f"views={views!r} is unknown; use pooled or each.")
+        raise InterpError(f"views={views!r} is unknown; use pooled, each or painted.")
     numbers = np.unique(ds["view"].values) if views == "each" else np.empty(0, dtype=int)
     numbers = numbers[numbers >= 0]
 
     def compute(block: xr.Dataset) -> xr.Dataset:
+        if views == "painted":
+            return _on_pixels(block, level, rule)
         labels = evidence_labels(without_token_labels(block["coverage"]), rule)
         if views == "each":
             of_view = block["view"].variable == xr.Variable("view", numbers)
             labels = labels.where(xr.DataArray(of_view, coords={"view": numbers}))
         return _measured(at_level(without_token_labels(block["attention"]), level), labels)
 
-    result = streamed(ds, compute, "attention", "coverage", *(["view"] if views == "each" else []))
+    result = streamed(ds, compute, "attention", "coverage", *{"pooled": (), "each": ("view",), "painted": PLACES}[views])
     defined = result["pointing_chance"].notnull()
     undefined = refuse_without_evidence(defined.any("view") if views == "each" else defined)
     return result.assign_attrs(ds.attrs | {"overlap_rule": rule, "level": level, "views": views, "n_undefined": undefined})
+
+
+def _on_pixels(block: xr.Dataset, level: Level, rule: OverlapRule) -> xr.Dataset:
+    scores = at_level(without_token_labels(block["attention"]), level)
+    labelled = {name: coord for name, coord in scores.coords.items() if coord.dims == ("sample",)}
+    scores, alone = scores.drop_vars(labelled), {"coords": "minimal", "compat": "override"}
+    found = [
+        xr.concat([_measured(*each) for each in on_pixels(block.isel(sample=k), scores[k], rule)], "layer", data_vars="minimal", **alone)
+        for k in range(block.sizes["sample"])
+    ]
+    return xr.concat(found, "sample", **alone).assign_coords(labelled)
 
 
 def _measured(scores: xr.DataArray, labels: xr.DataArray) -> xr.Dataset:
