@@ -158,7 +158,10 @@ def _faults(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 def _labels(table: pd.DataFrame) -> pd.DataFrame:
     value = [_cell(*row) for row in table[["mean", "lower", "upper"]].values]
     order = list(dict.fromkeys(zip(table["fault"], table["measure"], strict=True)))
-    return table.assign(value=value).pivot(index=["fault", "measure"], columns="dataset", values="value").reindex(order).reset_index()
+    counts = table.groupby("dataset")["n"].agg(["min", "max"])
+    several = {name: f"{name}, n = {low}" + (f" to {high}" if high > low else "") for name, low, high in counts.itertuples()}
+    wide = table.assign(value=value).pivot(index=["fault", "measure"], columns="dataset", values="value").rename(columns=several)
+    return wide.reindex(order).reset_index()
 
 
 def _maps(table: pd.DataFrame) -> pd.DataFrame:

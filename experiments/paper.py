@@ -42,8 +42,12 @@ BELOW_HALF = Published(
     "share of samples with AUROC < 0.5", "1.42 % to 7.34 % by model; many blamed on incomplete boxes", "by model", "appendix", "N-zh, N-en"
 )
 ROBUSTNESS = (
-    Published("VEA less base, EM, 60 % Gaussian noise", "+16.4 (> 110 % relative)", "LLaVA-NeXT-7B, TextVQA", "Fig. 6", "N-en, N-zh"),
-    Published("VEA less base, EM, 30 % random patch mask", "+25.8 (> 220 % relative)", "LLaVA-NeXT-7B, TextVQA", "Fig. 6", "N-en, N-zh"),
+    Published(
+        "VEA less base, points of EM, 60 % Gaussian noise", "+16.4 (> 110 % relative)", "LLaVA-NeXT-7B, TextVQA", "Fig. 6", "N-en, N-zh"
+    ),
+    Published(
+        "VEA less base, points of EM, 30 % random patch mask", "+25.8 (> 220 % relative)", "LLaVA-NeXT-7B, TextVQA", "Fig. 6", "N-en, N-zh"
+    ),
 )
 SWEEP = Published("alpha and sigma", "middle values best; no numbers known", "not known", "Fig. 7", "N-en, N-zh")
 MULTI_TURN = Published("token F1, base to VEA, VisDial", "27.5 to 47.8", "Qwen2.5-VL-7B", "appendix", "N-zh, N-en")

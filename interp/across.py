@@ -135,21 +135,22 @@ def markdown(table: xr.Dataset, beside: Mapping[str, Mapping[str, str]] | None =
         one = table.sel(model=name)
         nulls = [null for null in NULLS if int(one["n"].sel(quantity=f"seen, wrong, {null}"))]
         cells = [name, number(one, _EXACT, n=True), *(texts.get(name, "") for texts in extra.values())]
-        cells.append(f"{', '.join(map(str, layers[name])) or 'none'} of {depth[name]}")
+        cells.append(f"{', '.join(map(str, layers[name])) or 'none'} (of 0 to {depth[name] - 1})")
         cells.append("<br>".join(f"{group} {number(one, f'{_MAP}, {group}', n=True)}" for group in _GROUPS))
         cells.append("<br>".join(f"{null} {number(one, f'seen, wrong, {null}', chance=True, n=True)}" for null in nulls) or "none")
         cells.append("<br>".join(f"{null} {number(one, f'{BELIEF}, {null}', chance=True)}" for null in nulls) or "none")
         cells.append("<br>".join(f"{group} {number(one, f'{_ON}, {group}')} / {number(one, f'{_OFF}, {group}')}" for group in _GROUPS))
         cells.append(f"{number(one, 'vea less inst')}, {_p(one, 'vea less inst')}")
         others = [method for method, against in EFFECTS if method != "vea" and against == "inst"]
-        cells.append("<br>".join(f"{method} {number(one, f'{method} less inst')}" for method in others))
+        cells.append("<br>".join(f"{method} {number(one, f'{method} less inst')}, {_p(one, f'{method} less inst')}" for method in others))
         lines.append(f"| {' | '.join(cells)} |")
     about = table.attrs
     text = (
         f"Benchmark {about['benchmark']}, split {about['split']}, prompt {about['prompt']}, {about['prompt_order']}; n = {_counts(table)}, "
         f"seed {about['seed']}. {table['interval'].attrs['long_name'].replace('%', ' %')} in brackets, not adjusted over models. In round "
         f"brackets what chance gives, for {BELIEF} if nobody saw. Seen: against boxes of equal size placed elsewhere, and against the "
-        f"distractors. vea and its controls: paired differences in exact match, p after Holm within the model. {about['note']}"
+        f"distractors, where the evidence is visible; AUROC: where it can be ranked. vea and its controls: paired differences in exact "
+        f"match, p after Holm within the model. {about['note']}"
     )
     return "\n".join([*lines, "", text])
 
@@ -258,10 +259,19 @@ def _said(one: xr.Dataset) -> str:
     if np.isfinite(effect["mean"]):
         better = float(effect["mean"]) > 0
         than = "no clear change" if not float(effect["p"]) < _LEVEL else "a gain" if better else "a loss"
-        controls = ", ".join(f"{name} {number(one, f'{name} less inst')}" for name, to in EFFECTS if name != "vea" and to == "inst")
         told = f"{number(one, 'vea less inst')}, {_p(one, 'vea less inst')}"
-        parts.append(f"highlighting makes {than} in exact match (vea less inst {told}; controls: {controls})")
+        parts.append(f"highlighting makes {than} in exact match (vea less inst {told}; controls: {_controls(one)})")
     return "; ".join(parts) + "."
+
+
+def _controls(one: xr.Dataset) -> str:
+    """Each control's difference from inst; with its p where it is clear, so that no effect of a control is passed over."""
+    said = []
+    for name in (method for method, against in EFFECTS if method != "vea" and against == "inst"):
+        quantity = f"{name} less inst"
+        clear = float(one["p"].sel(quantity=quantity)) < _LEVEL
+        said.append(f"{name} {number(one, quantity)}" + (f", {_p(one, quantity)}: clear" if clear else ""))
+    return ", ".join(said)
 
 
 def _p(one: xr.Dataset, quantity: str) -> str:

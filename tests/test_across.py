@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,8 @@ def test_markdown_has_a_row_a_model_and_every_number_its_interval(table: xr.Data
     low, high = at(table, "second", "vea less inst", "interval")
     assert f"{at(table, 'second', 'vea less inst'):+.2f} [{low:+.2f}, {high:+.2f}]" in second
     share, chance = (at(table, "demo/first", "seen, wrong, placed", part) for part in ("mean", "expected"))
+    assert f"vea-uniform {at(table, 'second', 'vea-uniform less inst'):+.2f} [" in second and second.count("p = ") == 4
+    assert re.search(r"\| [0-9, ]+ \(of 0 to [0-9]+\) \|", first)
     assert f"placed {share:.2f} [" in first and f"({chance:.2f}), n = " in first
     assert "planted, split test" in about and "n = 60 / 50" in about and "no evidence about released checkpoints" in about
 
@@ -163,6 +166,9 @@ def test_words_follow_the_numbers_in_every_direction(table: xr.Dataset) -> None:
     assert "makes a gain in exact match" in shifted(table, "vea less inst", mean=0.1, p=0.01)
     assert "makes a loss in exact match" in shifted(table, "vea less inst", mean=-0.1, p=0.01)
     assert "makes no clear change in exact match" in shifted(table, "vea less inst", mean=-0.1, p=0.2)
+    clear = shifted(table, "vea-uniform less inst", mean=0.04, interval=(0.02, 0.06), p=0.004)
+    assert "vea-uniform +0.04 [+0.02, +0.06], p = 0.004: clear" in clear  # an effect of a control is not passed over
+    assert ": clear" not in shifted(table, "vea-uniform less inst", mean=0.04, interval=(0.02, 0.06), p=0.06)
     said = sentences(table)
     assert [each.partition(":")[0] for each in said] == ["demo/first", "second"]
     assert f"n = {at(table, 'second', 'seen, wrong, placed', 'n')}" in said[1] and "if nobody saw" in said[1]

@@ -161,7 +161,7 @@ def test_a_missing_picture_is_named_with_where_it_was_looked_for(write: Write, t
     (tmp_path / "elsewhere").mkdir()
     bench = load(write(row(image="no/b.png", boxes=[[1, 2, 30, 40]])), images=tmp_path / "elsewhere")
     assert (bench.report["n_missing_images"], bench.report["n_unchecked_boxes"]) == (1, 1)
-    with pytest.raises(ImageError, match="'q': image 'no/b.png' is missing; it was looked for at") as caught:
+    with pytest.raises(ImageError, match=r"'q' \(file '.*', line 1\): image 'no/b.png' is missing; it was looked for at") as caught:
         bench[0].open_images()
     assert all(repr(str(place / "no/b.png")) in str(caught.value) for place in (tmp_path / "elsewhere", tmp_path))
     (tmp_path / "no").mkdir()
@@ -172,7 +172,7 @@ def test_a_missing_picture_is_named_with_where_it_was_looked_for(write: Write, t
 def test_a_broken_picture_is_named_when_it_is_opened(write: Write, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no picture")
     (sample,) = load(write(row(image="a.txt", boxes=[[1, 2, 30, 40]])))
-    with pytest.raises(ImageError, match="'q': file .*a.txt' cannot be read as an image"):
+    with pytest.raises(ImageError, match=r"'q' \(file '.*', line 1\): file .*a.txt' cannot be read as an image"):
         sample.open_images()
 
 

@@ -275,7 +275,7 @@ def test_renewed_rates_begin_again_and_what_came_before_stays(tmp_path: Path) ->
 
 
 def test_from_a_step_on_shaping_believes_another_share(run: Run) -> None:
-    draws = replace(run.draws, believed=1.0, believed_from=(4, 1e-9))
+    draws = replace(run.draws, believed=1.0, believed_from=(4, 1e-9, 1e-9))
     before, after = ({kind for step in steps for kind in draws("shaping", step).kinds} for steps in (range(4), range(4, 8)))
     assert "believed" in before and "conflict" not in before
     assert "conflict" in after and "believed" not in after

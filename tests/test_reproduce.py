@@ -180,6 +180,23 @@ def test_a_second_model_is_added_to_the_index(tmp_path: Path) -> None:
     assert f"took {sum(times):.0f} s in all" in text
 
 
+def test_an_artefact_made_again_from_its_stores_counts_what_went_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("experiments.artefacts.making.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    one = Artefact("one", "t", "s", Counted())
+
+    def seconds(**settings: Any) -> float:
+        made(tmp_path, one, model=("demo/a",), **settings)
+        return json.loads((tmp_path / "one" / "demo--a" / "provenance.json").read_text())["seconds"]
+
+    assert seconds() == 10.0
+    assert seconds() == 10.0  # nothing was made
+    path = tmp_path / "one" / "demo--a" / "provenance.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "of older code"}))
+    assert seconds() == 20.0
+    assert seconds(limit=3) == 10.0  # of other samples nothing was there
+
+
 def test_names_of_folders_keep_models_apart() -> None:
     names = ["demo/llava", "demo--llava/x", "a/b", "a-b", "../up", "org/model.v1"]
     assert len({slug(name) for name in names}) == len(names)

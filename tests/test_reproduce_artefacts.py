@@ -23,7 +23,7 @@ from experiments.artefacts.context import ORDERS, Context
 from experiments.artefacts.interface import STATEMENT
 from experiments.artefacts.layer_maps import over_layers
 from experiments.artefacts.profile_table import stability
-from experiments.artefacts.words import number, percent
+from experiments.artefacts.words import number, percent, share
 from interp import plots
 from interp.analysis import disconnect
 from interp.errors import InterpError
@@ -182,6 +182,18 @@ def test_below_half_by_scikit_learn(run: Run) -> None:
             assert found["mean"] == pytest.approx(np.mean(values[np.isfinite(values)] < 0.5)) and found["n"] == np.isfinite(values).sum()
 
 
+def test_none_of_some_pictures_is_told_with_the_exact_bound() -> None:
+    rates = xr.Dataset({"mean": 0.0, "interval": ("ci_bound", [0.0, 0.0])}, coords={"ci_bound": ["lower", "upper"]})
+    assert share(rates, 157) == f"0.0 % (none; at most {100 * (1 - 0.025 ** (1 / 157)):.1f} %)" == "0.0 % (none; at most 2.3 %)"
+    assert share(rates.assign(mean=0.01, interval=("ci_bound", [0.0, 0.02])), 157) == "1.0 % [0.0, 2.0]"
+    assert share(rates.assign(mean=np.nan), 0) == "none"
+
+
+def test_figures_of_other_models_are_said_to_be(run: Run) -> None:
+    for name in ("fig1", "fig4", "profile-table", "auroc-below-half"):
+        assert run.known(name)["beside"] and "models and data named beside them" in run.known(name)["apart"]
+
+
 def test_central_names_both_orders_and_both_nulls(run: Run) -> None:
     table, said = run.table("central"), run.known("central")["sentence"]
     for order, null in product(ORDERS, ("placed", "distractor")):
@@ -212,6 +224,9 @@ def test_the_profile_stands_beside_table_4(run: Run) -> None:
     table = run.table("profile-table")
     mine, theirs = table.iloc[0], table[table["source"] == "paper, Table 4"]
     assert mine["ids"] == " ".join(map(str, run.context.profile().layers)) and len(theirs) == 6
+    (about,), said = run.known("profile-table")["about"], run.known("profile-table")["sentence"]
+    assert ", digits profile, n = " in about and f"(judged samples: {N})" in about and "digits test" not in about
+    assert said.startswith(f"Profiled: layer {mine['ids']}, counted from 0, so 1 of 8 (depth")
     assert [row["depth"] for _, row in theirs.iterrows()] == ["0.45-0.61", "0.33-0.41", "0.67-0.89", "0.78-0.89", "0.52-0.70", "0.57-0.95"]
     assert mine["AUROC all"] == pytest.approx(100 * np.mean(run.context.profile().auroc), abs=1e-6)
 

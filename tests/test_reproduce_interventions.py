@@ -107,6 +107,10 @@ def test_the_paper_stands_beside_with_its_setting(run: Run) -> None:
     assert [main["beside"][5][k] for k in (0, 2)] == ["EM by containment, %, vea", "49.6, 54.1, 78.4, 75.8, 61.2, 75.3, 83.2, 82.9"]
     assert "other models" in main["apart"]
     assert [row[2] for row in run.known("fig6")["beside"]] == ["+16.4 (> 110 % relative)", "+25.8 (> 220 % relative)"]
+    table = run.table("fig6").set_index(["degraded by", "level", "less"])
+    for (what, ours, *_), at in zip(run.known("fig6")["beside"], [("noise", "60 %"), ("mask", "30 %")], strict=True):
+        assert "points of EM" in what and float(ours.split()[0]) == pytest.approx(100 * table.loc[(*at, "base"), "difference"], abs=0.051)
+    assert all("GradCAM is of the answering model itself" in run.known(name)["apart"] for name in ("main-qa", "attribution"))
     assert run.known("multi-turn")["beside"][0][2] == "27.5 to 47.8" and run.known("multi-image")["beside"][0][2] == "61.4 to 68.9"
 
 
@@ -251,6 +255,29 @@ def test_methods_are_ranked_over_models_that_all_of_them_fit() -> None:
     assert len(tested) == 2 * (8 + 7) * 2 - 2 * 2  # models, differences from base and inst, scores; without the method that does not fit
     absent = table[(table["score"] == "EM, nothing to be seen") & (table["model"] == "a")].set_index("method")
     assert absent.loc["vea", "n"] == 1 and absent.loc["vea", "mean"] == 0
+
+
+def test_a_method_without_effect_is_said_to_be_and_not_ranked() -> None:
+    name, column = "sink-redistribution", "redistributed_heads"
+
+    def context(model: str, work: list[float]) -> Any:
+        made = made_up(model, planted(worst="base"))
+        asked_for = made.answers
+        made.answers = lambda names: asked_for(names).assign({column: ("sample", work)})
+        return made
+
+    idle, busy = context("a", [0.0] * 7), context("b", [0.1] + [0.0] * 6)
+    result = main_table.compute([idle, busy])
+    table: Any = result.table
+    mine = table[table["method"] == name]
+    assert (
+        mine.loc[mine["model"] == "a", "note"].str.startswith("changed no head").all()
+        and mine.loc[mine["model"] == "b", "note"].isna().all()
+    )
+    assert name not in set(table.loc[table["model"] == "average rank over 2", "method"]) and "vea" in set(table["method"])
+    assert result.sentence.count("changed no head") == 1 and result.sentence.endswith(f"in one or more: {name}.")
+    alone: Any = main_table.compute([busy]).table
+    assert name in set(alone.loc[alone["model"] == "rank", "method"])
 
 
 def test_a_rank_moves_when_other_pictures_are_drawn() -> None:
@@ -454,6 +481,13 @@ def test_tied_qualities_are_never_split_nor_lost(run: Run, quality: list[float],
     rows = reviewers.by_quality(answers.assign(profiled_auroc=("sample", quality)), seed=0)
     found = {str(row["of"]): row["n"] for row in rows if row["less"] == "inst"}
     assert {begins: n for begins in sizes for of, n in found.items() if of.startswith(begins)} == sizes and len(found) == len(sizes)
+
+
+@pytest.mark.parametrize(("quality", "shown"), [(0.981, "0.98"), (0.9987, "0.999"), (0.99999, "0.99999"), (1.0, "1.00"), (0.5, "0.50")])
+def test_a_bound_of_quality_is_told_from_one(run: Run, quality: float, shown: str) -> None:
+    answers = answerable(run.context.answers(["base", "inst", "vea"])).isel(sample=slice(0, 6))
+    rows = reviewers.by_quality(answers.assign(profiled_auroc=("sample", [0.1, quality, quality, quality, 1.0, 1.0])), seed=0)
+    assert f"lowest AUROC, to {shown}" in {row["of"] for row in rows} or quality == 1
 
 
 def test_a_highlight_changes_what_is_seen_and_the_original_nothing(run: Run) -> None:

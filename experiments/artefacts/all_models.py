@@ -25,7 +25,12 @@ def shifts(contexts: Sequence[Context]) -> Result:
     """Fig. 8: as fig1, a panel for each model."""
     found = {c.model: shift(c.trace()) for c in contexts}
     rows = [
-        {"model": name, "section": section, "change": "last third of the layers less first", **_rise(one.sel(section=section))}
+        {
+            "model": name,
+            "section": section,
+            "change": "last third of the layers less first",
+            **_rise(one.sel(section=section)),
+        }
         for name, one in found.items()
         for section in SECTIONS
     ]
@@ -54,7 +59,16 @@ def maps(contexts: Sequence[Context]) -> Result:
         for layer in sorted({*chosen, best}):
             value = number(one["mean"].sel(layer=layer))
             examples.append(plots.Example(sample, picture, [layer], context.model, [f"layer {layer}, AUROC {value}"]))
-        rows += [{"model": context.model, "layer": int(layer), "measure": "AUROC", **cells(one.sel(layer=layer))} for layer in layers]
+        rows += [
+            {
+                "model": context.model,
+                "layer": int(layer),
+                "measure": "AUROC",
+                **cells(one.sel(layer=layer)),
+                "n": int(one["n"].sel(layer=layer)),
+            }
+            for layer in layers
+        ]
     best_of = {name: one["mean"].sel(measure="auroc") for name, one in found.items()}
     words = ", ".join(f"{name} layer {int(m['layer'].values[int(np.nanargmax(m.values))])} of {m.size}" for name, m in best_of.items())
     figure = plots.gallery(examples, "Attention on the picture by layer and model", "Headings: layer and its mean AUROC over all samples.")
@@ -82,7 +96,7 @@ def curves(contexts: Sequence[Context]) -> Result:
 
 def _rise(one: xr.Dataset) -> dict[str, float]:
     low, high = bounds(one["rise_interval"])
-    return {"mean": float(one["rise"]), "lower": low, "upper": high}
+    return {"mean": float(one["rise"]), "lower": low, "upper": high, "n": int(one["n"].max())}
 
 
 def _each(found: dict[str, xr.Dataset]) -> str:

@@ -7,7 +7,7 @@ import xarray as xr
 
 from experiments import paper
 from experiments.artefacts.context import Context
-from experiments.artefacts.interface import Artefact, Result, beside_in
+from experiments.artefacts.interface import OTHERS, Artefact, Result, beside_in
 from experiments.artefacts.words import bounds, cells, number
 from interp import plots
 from interp.analysis import mean_interval, rapt
@@ -50,6 +50,7 @@ def compute(context: Context) -> Result:
         (f"{ends['image'][1]} (last layer)", paper.IMAGE_LATE),
         (f"{ends['question'][0]} (first layer)", paper.TEXT_EARLY),
     )
+    apart = apart or f"{OTHERS} Its early and late layers stand beside our first and last."
     return Result(pd.DataFrame(rows), plots.attention_shift(found, SECTIONS), found, sentence, beside, apart, n=n)
 
 

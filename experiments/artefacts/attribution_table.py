@@ -9,7 +9,7 @@ import interp
 from experiments import paper
 from experiments.artefacts.comparing import Row, correct, drawn, find, mean_rows, paired_rows, said, table_of
 from experiments.artefacts.context import Context
-from experiments.artefacts.interface import Artefact, Beside, Result
+from experiments.artefacts.interface import OWN_GRADCAM, Artefact, Beside, Result
 from interp import plots
 from interp.analysis import auroc, ndcg
 
@@ -64,7 +64,7 @@ def compute(context: Context) -> Result:
 
 
 def _beside(means: list[Row], order: str) -> tuple[tuple[Beside, ...], str]:
-    other = "The paper's are other models on other data (samples of VisualCoT); only the order of the maps compares."
+    other = "The paper's are other models on other data (samples of VisualCoT); only the order of the maps compares. " + OWN_GRADCAM
     if order != paper.ORDER:
         return (), f"The paper's table is {paper.ORDER} and this is {order}. {other}"
     pairs = []

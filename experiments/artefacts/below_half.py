@@ -7,8 +7,8 @@ import xarray as xr
 
 from experiments import paper
 from experiments.artefacts.context import ORDERS, Context
-from experiments.artefacts.interface import Artefact, Result, beside_in
-from experiments.artefacts.words import cells, number, p_value, percent
+from experiments.artefacts.interface import OTHERS, Artefact, Result, beside_in
+from experiments.artefacts.words import cells, number, p_value, share
 from interp import plots
 from interp.analysis import auroc, by_correctness, holm, mean_interval, profiled_map
 
@@ -16,6 +16,7 @@ from interp.analysis import auroc, by_correctness, holm, mean_interval, profiled
 def compute(context: Context) -> Result:
     """Both prompt orders, Holm over the two tests."""
     rows, points, tests = [], [], []
+    said: dict[str, str] = {}
     for order in ORDERS:
         ds = context.trace(order=order)
         quality = auroc(profiled_map(ds, context.profile(order)), ds["coverage"])
@@ -23,9 +24,12 @@ def compute(context: Context) -> Result:
         everyone = mean_interval(below, ds["image_id"], seed=context.seed)
         by_group = by_correctness(below, ds, seed=context.seed)
         tests.append(float(by_group["p_value"]))
+        defined, right = below.notnull().values, ds["exact_match"].values
+        of_group = {"all": defined, "correct": defined & (right == 1), "wrong": defined & (right == 0)}
         for group in ("all", "correct", "wrong"):
             one = everyone if group == "all" else by_group.sel(group=group)
             rows.append({"order": order, "answers": group, **cells(one), "n": int(one["n"])})
+            said[f"{order}: {group}"] = share(one, len(set(ds["image_id"].values.astype(object)[of_group[group]])))
             points.append(
                 xr.Dataset({name: one[name].drop_attrs() for name in ("mean", "interval", "n")}).drop_vars("group", errors="ignore")
             )
@@ -39,11 +43,11 @@ def compute(context: Context) -> Result:
     found["interval"].attrs = {"long_name": "95% percentile bootstrap interval over image_id"}
     adjusted = holm(tests)
     sentence = "; ".join(
-        f"{order}: AUROC of the profiled map under 0.5 in {_at(found, order, 'all')} of the samples, {_at(found, order, 'correct')} of "
-        f"those answered right and {_at(found, order, 'wrong')} of those answered wrong ({p_value(p)} after Holm)"
+        f"{order}: AUROC of the profiled map under 0.5 in {said[f'{order}: all']} of the samples, {said[f'{order}: correct']} of those "
+        f"answered right and {said[f'{order}: wrong']} of those answered wrong ({p_value(p)} after Holm)"
         for order, p in zip(ORDERS, adjusted, strict=True)
     )
-    beside, apart = beside_in(ORDERS[0], (_at(found, ORDERS[0], "all"), paper.BELOW_HALF))
+    beside, apart = beside_in(ORDERS[0], (said[f"{ORDERS[0]}: all"], paper.BELOW_HALF))
     low, high = paper.BELOW_HALF_RANGE
     text = "Share of samples whose profiled map has an AUROC under 0.5 on the evidence."
     figure = plots.shares(
@@ -53,12 +57,7 @@ def compute(context: Context) -> Result:
         (low, high, f"paper, {number(100 * low)} to {number(100 * high)} % by model, image-first"),
     )
     n = int(found["n"].max())
-    return Result(pd.DataFrame(rows), figure, found, sentence + ".", beside, apart, n=n)
-
-
-def _at(found: xr.Dataset, order: str, group: str) -> str:
-    one = found.sel(row=f"{order}: {group}")
-    return percent(one["mean"], one["interval"])
+    return Result(pd.DataFrame(rows), figure, found, sentence + ".", beside, apart or OTHERS, n=n)
 
 
 ARTEFACT = Artefact(

@@ -55,6 +55,21 @@ def absent(answers: xr.Dataset) -> dict[str, str]:
     return json.loads(answers.attrs.get("not_applicable", "{}"))
 
 
+_WORK = {
+    "sink-redistribution": (
+        "redistributed_heads",
+        "changed no head, as none that looks at the picture looks at a sink: its answers are those of base",
+    )
+}
+"""What a method records of its own work, and what it means where that is 0 for every sample."""
+
+
+def idle(answers: xr.Dataset) -> dict[str, str]:
+    """Methods that had nothing to change in this model, and why."""
+    done = {name: (answers[variable], reason) for name, (variable, reason) in _WORK.items() if variable in answers.variables}
+    return {name: reason for name, (work, reason) in done.items() if float(work.max()) == 0}
+
+
 def mean_rows(answers: xr.Dataset, scores: Mapping[str, str] = SCORES, *, seed: int, **labels: Any) -> list[Row]:
     """A row for every method and score: mean, bounds and n, with what a sample costs. `labels` begin each row."""
     reasons = absent(answers)

@@ -216,10 +216,16 @@ class Context:
         first, second = (xr.open_zarr(path, consolidated=False, chunks=None).load() for path in stores)
         return first, second
 
-    def described(self, n: int | str) -> str:
-        """Model, benchmark, split, n and seed, as every caption names them."""
-        part = self.settings.split or ("all rows" if self.settings.benchmark == "jsonl" else "test")
-        return f"{self.model} ({self.identity['revision']}), {self.settings.benchmark} {part}, n = {n}, seed {self.seed}"
+    def described(self, n: int | str, part: str = "judged") -> str:
+        """Model, benchmark, split, n and seed, as every caption names them; `part` as of `samples`."""
+        if part == "profile":
+            named = "profile" if self._has_profile_split() else f"{self._split()}, pictures that layers are fitted on"
+        else:
+            named = self._split()
+        return f"{self.model} ({self.identity['revision']}), {self.settings.benchmark} {named}, n = {n}, seed {self.seed}"
+
+    def _split(self) -> str:
+        return self.settings.split or ("all rows but those fitted on" if self.settings.benchmark == "jsonl" else "test")
 
     def _part(self, part: Part) -> Sequence[interp.Sample]:
         name, options, limit = self.settings.benchmark, self.settings.benchmark_options(), self.settings.limit

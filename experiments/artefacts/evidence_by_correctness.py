@@ -8,7 +8,7 @@ import xarray as xr
 
 from experiments import paper
 from experiments.artefacts.context import ORDERS, Context, Order
-from experiments.artefacts.interface import Artefact, Result, beside_in
+from experiments.artefacts.interface import OTHERS, Artefact, Result, beside_in
 from experiments.artefacts.words import number, p_value
 from interp import plots
 from interp.analysis import by_correctness, holm, rapt
@@ -49,10 +49,14 @@ def compute(context: Context) -> Result:
     )
     other = next(order for order in ORDERS if order != context.order)
     figures = {f"figure_{other}": plots.evidence_by_correctness(found[other])}
-    counts = {group: int(found[context.order]["n"].sel(group=group).max()) for group in ("correct", "wrong")}
-    n = f"{sum(counts.values())} ({', '.join(f'{count} {group}' for group, count in counts.items())})"
+    n = ", ".join(f"{order} {_counts(found[order])}" for order in ORDERS)
     figure = plots.evidence_by_correctness(found[context.order])
-    return Result(table, figure, xr.merge([data, extra], combine_attrs="override"), sentence, beside, apart, figures, n)
+    return Result(table, figure, xr.merge([data, extra], combine_attrs="override"), sentence, beside, apart or OTHERS, figures, n)
+
+
+def _counts(found: xr.Dataset) -> str:
+    counts = {group: int(found["n"].sel(group=group).max()) for group in ("correct", "wrong")}
+    return f"{sum(counts.values())} ({', '.join(f'{count} {group}' for group, count in counts.items())})"
 
 
 def _row(order: str, found: xr.Dataset, layer: int, section: str) -> dict[str, object]:

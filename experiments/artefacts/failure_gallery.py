@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from experiments.artefacts.context import Context
 from experiments.artefacts.interface import Artefact, Result
-from experiments.artefacts.words import cells, percent
+from experiments.artefacts.words import cells, share
 from interp import plots
 from interp.analysis import FAILURE_KINDS, FAILURES, failures, mean_interval
 from interp.analysis import seen as judge_seen
@@ -56,7 +58,8 @@ def compute(context: Context) -> Result:
     ]
     rows.append({"class": "apart: answer to a question the picture does not answer", "count": invented})
     n = int(wrong.sum())
-    words = ", ".join(f"{name} {percent(shares['mean'].sel(failure=name), shares['interval'].sel(failure=name))}" for name in FAILURES)
+    n_pictures = len(set(pictures.values))
+    words = ", ".join(f"{name} {share(shares.sel(failure=name), n_pictures)}" for name in FAILURES)
     lacking = [name for name in FAILURES if not (of_class.sel(failure=name) == 1).any()]
     sentence = f"Of {n} wrong answers to questions with visible evidence: {words}; answers where no evidence is, counted apart: {invented}."
     sentence += f" No example of {' or '.join(lacking)}." if lacking else ""
@@ -109,7 +112,7 @@ def _examples(context: Context, judged: xr.Dataset, found: xr.Dataset, verdict: 
 
 
 def _reference(sample: xr.Dataset) -> str:
-    return str(sample["references"].item()).strip("[]").replace('"', "")
+    return " / ".join(json.loads(str(sample["references"].item())))
 
 
 ARTEFACT = Artefact(

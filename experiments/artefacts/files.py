@@ -56,11 +56,20 @@ def finished(folder: Path, key: str) -> dict[str, Any] | None:
     return known if whole else None
 
 
+def spent(folder: Path, contexts: Sequence[Context]) -> float:
+    """Seconds that went into what is there, if it is of these settings: made anew from the same stores, it takes only the rest."""
+    try:
+        known = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        return float(known["seconds"]) if known["settings"] == [context.identity for context in contexts] else 0.0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
 def write(artefact: Artefact, contexts: Sequence[Context], result: Result, folder: Path, key: str, seconds: float) -> list[str]:
     """Write everything; provenance comes last, so that a folder without it is unfinished. Returns notes for the user."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROVENANCE).unlink(missing_ok=True)
-    about = [context.described(result.n) for context in contexts]
+    about = [context.described(result.n, result.part) for context in contexts]
     result.table.to_csv(folder / "table.csv", index=False, lineterminator="\n")
     (folder / "table.md").write_text(_page(artefact, result, about), encoding="utf-8")
     library = folder.parents[1] / _LIBRARY

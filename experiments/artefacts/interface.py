@@ -18,6 +18,14 @@ STATEMENT = (
 
 INTERVALS = "Intervals: 95 % bootstrap over pictures."
 
+OTHERS = "The paper's are of the models and data named beside them; where these differ from the page's own, directions compare, not sizes."
+
+
+OWN_GRADCAM = (
+    "For agla no image-text matching model is at hand: its GradCAM is of the answering model itself and it answers greedily, while the "
+    "paper's is of BLIP-ITM and samples."
+)
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -49,6 +57,8 @@ class Result:
         Further figures, by file name.
     n
         Samples behind it, in words where it is more than one number.
+    part
+        Of the benchmark, that these samples are of: ``judged``, or ``profile``.
     intervals
         What its intervals are; empty where it has none.
     """
@@ -61,6 +71,7 @@ class Result:
     apart: str = ""
     figures: Mapping[str, go.Figure] = field(default_factory=dict)
     n: int | str = ""
+    part: str = "judged"
     intervals: str = INTERVALS
 
 

@@ -19,13 +19,14 @@ from experiments.artefacts.comparing import (
     counted,
     drawn,
     find,
+    idle,
     mean_rows,
     paired_rows,
     said,
     table_of,
 )
 from experiments.artefacts.context import Context, slug
-from experiments.artefacts.interface import Artefact, Beside, Result
+from experiments.artefacts.interface import OWN_GRADCAM, Artefact, Beside, Result
 from experiments.artefacts.words import number
 from interp import plots
 from interp.analysis import cluster_bootstrap, compare, mean_interval
@@ -72,13 +73,13 @@ def compute(contexts: Sequence[Context]) -> Result:
             chosen = [name for name in METHODS if name not in ("base", "inst")] if against == "inst" else list(METHODS[1:])
             tests += paired_rows(each, against, chosen, RANKED, seed=seed, model=model)
         means += _unanswerable(everyone[model], model, seed)
-    tests = correct(tests)
-    missing = {name for each in answers.values() for name in absent(each)}
+    means, tests = _noted(means, answers), _noted(correct(tests), answers)
+    missing = {name for each in answers.values() for name in {**absent(each), **idle(each)}}
     everywhere = [name for name in METHODS if name not in missing]
     if len(everywhere) < 2:
         raise InterpError("Fewer than two methods are applicable to all of these models, so nothing can be ranked; ask them one by one.")
     ranks = [row for score in RANKED for row in ranked(answers, everywhere, score, seed)]
-    sentence = _sentence(contexts, means, tests, ranks, missing)
+    sentence = _sentence(contexts, answers, means, tests, ranks, missing)
     rows = [*ranks, *means, *tests]
     figures = {f"figure_{slug(model)}": _methods(each, [t for t in tests if t["model"] == model], seed) for model, each in answers.items()}
     main = _rank_figure(ranks, answers) if len(contexts) > 1 else figures.popitem()[1]
@@ -108,12 +109,18 @@ def compute(contexts: Sequence[Context]) -> Result:
     apart = (
         "The paper's are other models on InfoVQA, DocVQA, SROIE and TextVQA, with answers of up to 50 tokens (here "
         f"{contexts[0].settings.max_new_tokens}); its EM is containment, beside which ours stands, while our ranks are by strict EM, and "
-        "its F1 is of sets of lemmas, while ours counts words. Only the order of methods compares."
+        f"its F1 is of sets of lemmas, while ours counts words. {OWN_GRADCAM} Only the order of methods compares."
     )
     apart = apart if same else f"The paper's table is {paper.ORDER} and this is {contexts[0].order}. {apart}"
     n = " / ".join(dict.fromkeys(counted(each) for each in everyone.values()))
     table = table_of(rows, "model", "method", "less", "score", "mean", "difference", "lower", "upper")
     return Result(table, main, data, sentence, beside if same else (), apart, figures, n)
+
+
+def _noted(rows: Sequence[Row], answers: Mapping[str, xr.Dataset]) -> list[Row]:
+    """The rows, those of a method that changed nothing in their model with a note that says so."""
+    still = {model: idle(each) for model, each in answers.items()}
+    return [row | ({"note": still[row["model"]][row["method"]]} if row["method"] in still[row["model"]] else {}) for row in rows]
 
 
 def _unanswerable(answers: xr.Dataset, model: str, seed: int) -> list[Row]:
@@ -145,7 +152,14 @@ def _rank_figure(ranks: Sequence[Row], answers: Mapping[str, xr.Dataset]) -> go.
     return plots.effects(drawn(rows, attrs), "Average ranks over models", text, "average rank", None)
 
 
-def _sentence(contexts: Sequence[Context], means: Sequence[Row], tests: Sequence[Row], ranks: Sequence[Row], missing: set[str]) -> str:
+def _sentence(
+    contexts: Sequence[Context],
+    answers: Mapping[str, xr.Dataset],
+    means: Sequence[Row],
+    tests: Sequence[Row],
+    ranks: Sequence[Row],
+    missing: set[str],
+) -> str:
     parts = []
     for context in contexts:
         rows = [row for row in tests if row["model"] == context.model and row["score"] == "EM"]
@@ -154,10 +168,11 @@ def _sentence(contexts: Sequence[Context], means: Sequence[Row], tests: Sequence
         better = [f"{row['method']} ({row['difference']:+.3f})" for row in rows if row["less"] == "base" and _clear(row, 1)]
         worse = [f"{row['method']} ({row['difference']:+.3f})" for row in rows if row["less"] == "base" and _clear(row, -1)]
         changed = f"clearly above base: {', '.join(better) or 'none'}; clearly below: {', '.join(worse) or 'none'}"
-        parts.append(f"{context.model}: EM of base {said(base)}, of VEA {' and '.join(vea)}; {changed}")
+        unmoved = "".join(f"; {name} {reason}" for name, reason in idle(answers[context.model]).items())
+        parts.append(f"{context.model}: EM of base {said(base)}, of VEA {' and '.join(vea)}; {changed}{unmoved}")
     order = sorted((row for row in ranks if row["score"] == "EM"), key=lambda row: row["mean"])
     ranking = ", ".join(f"{row['method']} {row['mean']:.2f}" for row in order)
-    lacking = f" Not applicable to one or more, so not ranked: {', '.join(sorted(missing))}." if missing else ""
+    lacking = f" Not ranked, as not applicable or without effect in one or more: {', '.join(sorted(missing))}." if missing else ""
     n_tests = sum(not np.isnan(row["p"]) for row in tests)
     return f"{'. '.join(parts)}. Ranks by EM: {ranking} (p after Holm over the {n_tests} tests of the table; {contexts[0].order}).{lacking}"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from experiments.artefacts.context import Context
-from experiments.artefacts.files import fingerprint, finished, folder_of, known_artefacts, write
+from experiments.artefacts.files import fingerprint, finished, folder_of, known_artefacts, spent, write
 from experiments.artefacts.interface import Artefact
 from experiments.artefacts.page import index_page
 from interp.errors import InterpError
@@ -74,7 +74,7 @@ def _make_one(
     except InterpError as error:
         done.failed.append(f"{artefact.name}, {models}: {error}")
         return
-    notes = write(artefact, contexts, result, folder, key, time.perf_counter() - began)
+    notes = write(artefact, contexts, result, folder, key, time.perf_counter() - began + spent(folder, contexts))
     done.files.append(folder)
     done.sentences.append(f"{artefact.name}, {models}: {result.sentence}")
     done.sentences += [note for note in notes if note not in done.sentences]

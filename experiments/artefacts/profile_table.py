@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.artefacts.context import Context
-from experiments.artefacts.interface import INTERVALS, Artefact, Beside, Result
-from experiments.artefacts.words import number
+from experiments.artefacts.interface import INTERVALS, OTHERS, Artefact, Beside, Result
+from experiments.artefacts.words import percent
 from interp import plots
 from interp.analysis import auroc, mean_interval, profiled_map
 
@@ -111,9 +111,10 @@ def compute(context: Context) -> Result:
     judged_words = f"{elsewhere:.1f} % on the judged samples, where their mean map has {mapped:.1f} %"
     hundred = found.sel(count=100) if 100 in found["count"].values else found.isel(count=-1)
     sentence = (
-        f"Profiled layers {' '.join(map(str, layers))} of {n_layers} (depth {depth}); mean AUROC of all layers {everywhere:.1f} %, of "
-        f"these {chosen:.1f} % where they were chosen and {judged_words}. Profiles fitted again find 90 % of them {stable}; on "
-        f"{int(hundred['count'])} samples {number(hundred['mean'], hundred['interval'])} ({context.order})."
+        f"Profiled: layer{'s' * (len(layers) > 1)} {' '.join(map(str, layers))}, counted from 0, so {len(layers)} of {n_layers} (depth "
+        f"{depth}); mean AUROC of all layers {everywhere:.1f} %, of the profiled {chosen:.1f} % where chosen and {judged_words}. Profiles "
+        f"fitted again find 90 % of them {stable}; {DRAWS} fitted on {int(hundred['count'])} samples find "
+        f"{percent(hundred['mean'])} of them on average ({context.order})."
     )
     data = xr.Dataset(
         {
@@ -134,13 +135,18 @@ def compute(context: Context) -> Result:
         )
     )
     apart = (
-        ""
+        OTHERS
         if context.order == paper.ORDER
         else f"The paper's table is {paper.ORDER} and this is {context.order}: its rows are for reference only."
     )
     figure = plots.profile_stability(drawn, found)
     intervals = f"{INTERVALS} Of the overlap: the middle 95 % of {DRAWS} profiles fitted on pictures drawn again."
-    return Result(pd.DataFrame(rows), figure, stored, sentence, beside if not apart else (), apart, n=n, intervals=intervals)
+    same = context.order == paper.ORDER
+    n_judged, n_fitted = (each.sizes["sample"] for each in (ds, fitted))
+    counts = f"{n}{f', those of {n_fitted} whose evidence can be ranked' * (n < n_fitted)} (judged samples: {n_judged})"
+    return Result(
+        pd.DataFrame(rows), figure, stored, sentence, beside if same else (), apart, n=counts, part="profile", intervals=intervals
+    )
 
 
 def _depth(layers: tuple[int, ...], n_layers: int) -> str:

@@ -45,11 +45,11 @@ def by_quality(answers: xr.Dataset, seed: int) -> list[Row]:
     tied = high == np.nanmax(quality)
     highest = quality >= high if tied else quality > high
     lowest = (quality <= low) & ~highest
-    parts = {f"AUROC under 0.5 (n = {int((quality < 0.5).sum())})": quality < 0.5, f"lowest AUROC, to {low:.2f}": lowest}
+    parts = {f"AUROC under 0.5 (n = {int((quality < 0.5).sum())})": quality < 0.5, f"lowest AUROC, to {_bound(low)}": lowest}
     middle = (quality > low) & ~highest
     if middle.any():
-        parts[f"middle AUROC, {'below' if tied else 'to'} {high:.2f}"] = middle
-    parts[f"highest AUROC, {'of' if tied else 'above'} {high:.2f}"] = highest
+        parts[f"middle AUROC, {'below' if tied else 'to'} {_bound(high)}"] = middle
+    parts[f"highest AUROC, {'of' if tied else 'above'} {_bound(high)}"] = highest
     made: list[Row] = []
     for name, kept in parts.items():
         part = answers.isel(sample=np.flatnonzero(kept))
@@ -61,6 +61,12 @@ def by_quality(answers: xr.Dataset, seed: int) -> list[Row]:
                 nothing = {"difference": np.nan, "lower": np.nan, "upper": np.nan, "n": 0}
                 made.append({**labels, "method": "vea", "less": less, "score": "EM", **nothing, "note": "no such sample"})
     return made
+
+
+def _bound(quality: float) -> str:
+    """With as many digits as tell it from 1."""
+    digits = next((n for n in range(2, 9) if round(quality, n) < 1 or quality >= 1), 9)
+    return f"{quality:.{digits}f}"
 
 
 def dimming(answers: xr.Dataset, swept: xr.Dataset, seed: int) -> list[Row]:
@@ -144,13 +150,20 @@ def compute(context: Context) -> Result:
 
 
 def _sentence(tests: list[Row], cost: list[Row]) -> str:
-    def effect(asked: str, begins: str, method: str, less: str) -> str:
+    def tested(asked: str, begins: str, method: str, less: str) -> Row:
         named = [row for row in tests if row["asked"] == asked and str(row["of"]).startswith(begins)]
-        return said(find(named, {"method": method, "less": less}))
+        return find(named, {"method": method, "less": less})
+
+    def effect(asked: str, begins: str, method: str, less: str) -> str:
+        return said(tested(asked, begins, method, less))
+
+    def where(begins: str) -> str:
+        row = tested(HURT, begins, "vea", "inst")
+        return f"at the {row['of']} (n = {row['n']}) {said(row)}"
 
     parts = [
-        f"Effect of the highlight (VEA less inst, EM) where attention was wrong (AUROC < 0.5): {effect(HURT, 'AUROC', 'vea', 'inst')}; in "
-        f"the lowest third of AUROC {effect(HURT, 'lowest', 'vea', 'inst')}, in the highest {effect(HURT, 'highest', 'vea', 'inst')}",
+        f"Effect of the highlight (VEA less inst, EM) where attention was wrong (AUROC < 0.5): {effect(HURT, 'AUROC', 'vea', 'inst')}; "
+        f"{where('lowest')}, {where('highest')}",
         f"Dimming without a place {effect(LOST, 'all', 'vea-uniform', 'inst')} and in the wrong place "
         f"{effect(LOST, 'all', 'vea-shifted', 'inst')} from inst; the original beside it {effect(LOST, 'all', 'vea-star', 'vea')} from VEA",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 import interp
@@ -13,6 +14,7 @@ from experiments.artefacts.comparing import Row, answerable, by_levels, correct,
 from experiments.artefacts.context import Context
 from experiments.artefacts.degrading import LEVELS, degraded, named
 from experiments.artefacts.interface import Artefact, Result, beside_in
+from experiments.artefacts.words import p_value
 from interp import plots
 
 N = 250
@@ -49,7 +51,7 @@ def compute(context: Context) -> Result:
     parts = [f"VEA less {less} {_each([PLAIN, *worst], tests, less)}" for less in ("base", "vea-shifted")]
     sentence = f"In EM, {'; '.join(parts)} (p after Holm over the {len(tests)} tests of the table; {context.order})."
     ours = [find(tests, {"degraded by": kind, "level": level, "less": "base"}) for kind, level in _PAPERS]
-    beside, apart = beside_in(context.order, *((said(row), published) for row, published in zip(ours, paper.ROBUSTNESS, strict=True)))
+    beside, apart = beside_in(context.order, *((_points(row), published) for row, published in zip(ours, paper.ROBUSTNESS, strict=True)))
     apart = apart or (
         "The paper's are points of another model on TextVQA, scored by containment; what its levels mean is unknown, so only signs compare."
     )
@@ -69,6 +71,13 @@ def compute(context: Context) -> Result:
 
 
 _PAPERS = (("noise", "60 %"), ("mask", "30 %"))  # the points of paper.ROBUSTNESS
+
+
+def _points(row: Row) -> str:
+    if np.isnan(row["difference"]):
+        return said(row)
+    mean, low, high = (100 * row[name] for name in ("difference", "lower", "upper"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], {p_value(row['p after Holm'])}"
 
 
 def _answers(context: Context, kind: str, k: int) -> xr.Dataset:

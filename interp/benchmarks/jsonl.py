@@ -166,6 +166,7 @@ class _Reading:
                 dataset=row.dataset or self.source.stem,
                 split=row.split or "",
                 knobs=row.knobs,
+                origin=f"file {str(self.source)!r}, line {number}",
             )
         except SampleError as error:
             raise self.bad(number, str(error).removesuffix(".")) from None

@@ -86,6 +86,8 @@ class Sample:
         Marked regions; `boxes` is shorthand for evidence on the first picture.
     knobs
         Whatever the benchmark varied (strings, numbers, booleans), kept beside every result.
+    origin
+        Where it was read, for what is said of an unusable picture: ``file 'rows.jsonl', line 5``.
 
     Raises
     ------
@@ -102,6 +104,7 @@ class Sample:
     dataset: str = "custom"
     split: str = ""
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = field(default="", compare=False, repr=False)
 
     def __init__(
         self,
@@ -116,6 +119,7 @@ class Sample:
         dataset: str = "custom",
         split: str = "",
         knobs: Mapping[str, Any] | None = None,
+        origin: str = "",
     ) -> None:
         pictures = tuple(images) if isinstance(images, Iterable) and not isinstance(images, _PICTURE) else (images,)
         answers = (references,) if isinstance(references, str) else tuple(references)
@@ -150,6 +154,7 @@ class Sample:
             "dataset": dataset,
             "split": split,
             "knobs": MappingProxyType(dict(knobs or {})),
+            "origin": origin,
         }.items():
             object.__setattr__(self, name, value)
 
@@ -173,13 +178,14 @@ class Sample:
         SampleError
             A region lies outside its picture by more than one pixel.
         """
-        pictures = [_open(source, self.id) for source in self.images]
+        named = f"Sample {self.id!r}" + (f" ({self.origin})" if self.origin else "")
+        pictures = [_open(source, named) for source in self.images]
         for region in self.regions:
             width, height = pictures[region.image_index].size
             x0, y0, x1, y1 = region.box
             if min(x0, y0) < -BOX_TOLERANCE or x1 > width + BOX_TOLERANCE or y1 > height + BOX_TOLERANCE:
                 raise SampleError(
-                    f"Sample {self.id!r}: {region.role} box {region.box} lies outside its {width} x {height} image; "
+                    f"{named}: {region.role} box {region.box} lies outside its {width} x {height} image; "
                     "give boxes in pixels of the original image."
                 )
         return pictures
@@ -200,27 +206,24 @@ def header_size(path: Path) -> tuple[float, float] | None:
         return None
 
 
-def _open(source: ImageSource, sample_id: str) -> Image.Image:
+def _open(source: ImageSource, named: str) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.convert("RGB")
     if isinstance(source, Sought):
         found = next((place for place in source.places if place.is_file()), None)
         if found is None:
-            raise ImageError(_missing(source, sample_id))
+            raise ImageError(_missing(source, named))
         source = found
     path = Path(source)
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except FileNotFoundError as error:
-        raise ImageError(f"Sample {sample_id!r}: image file {str(path)!r} does not exist; check the path or the images folder.") from error
+        raise ImageError(f"{named}: image file {str(path)!r} does not exist; check the path or the images folder.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"Sample {sample_id!r}: file {str(path)!r} cannot be read as an image ({error}); replace the file.") from error
+        raise ImageError(f"{named}: file {str(path)!r} cannot be read as an image ({error}); replace the file.") from error
 
 
-def _missing(source: Sought, sample_id: str) -> str:
+def _missing(source: Sought, named: str) -> str:
     places = ", ".join(repr(str(place)) for place in source.places)
-    return (
-        f"Sample {sample_id!r}: image {source.name!r} is missing; it was looked for at {places}. "
-        "Put it there, or correct the images folder."
-    )
+    return f"{named}: image {source.name!r} is missing; it was looked for at {places}. Put it there, or correct the images folder."

@@ -52,7 +52,24 @@ SHIFTED = Method(
     forms=("vea",),
     records={"shift_role": _LANDINGS},
 )
+"""Source: none, a control of this package. The map of VEA, with its defaults, rolled by at least a quarter of each side at a seed of the
+sample's own (`interp.interventions.shift`): as bright in all and as smooth, but elsewhere. `shift_role` records where its peak fell.
+
+Cost: that of `vea`; both take their map from one prefill.
+"""
+
 UNIFORM = Method("vea-uniform", "VEA with a constant map of the same mean", _uniform, needs_map=True, forms=("vea",))
+"""Source: none, a control of this package. Every pixel dimmed as much as VEA, with its defaults, dims on average
+(`interp.interventions.uniform`): what its dimming does without a place.
+
+Cost: that of `vea`; both take their map from one prefill.
+"""
+
 BOXES = Method(
     "vea-boxes", "VEA with the marked evidence for a map; a picture without visible evidence stays as it is", _boxes, forms=("vea",)
 )
+"""Source: none, a control of this package: what a perfect map would give. Each token's share of marked evidence takes the place of its
+attention, and goes through VEA's steps with their defaults.
+
+Cost: one prefill; no attention is read.
+"""

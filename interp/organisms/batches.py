@@ -56,8 +56,8 @@ class Draws:
     """Makes batches. `prior` is how often a one-digit card of a prior colour shows its digit where questions are asked, `settled` the same
     in the settling stage. The vision stage and captions see every digit equally often on every colour, so that the tower learns to read
     before there is a prior to follow. `believed` (see `Asker.question`) and `relational`, which takes the place of the mixture's, are used
-    by the shaping stage only; `believed_from`, if any: from which of its steps on `believed` is another, and what. `labelled`: the least
-    share of a visual token's region that a card covers for the token to be labelled.
+    by the shaping stage only; `believed_from`, if any: from which of its steps on `believed` is another, what with pictures first, and
+    what with the question first. `labelled`: the least share of a visual token's region that a card covers for the token to be labelled.
     """
 
     asker: Asker
@@ -69,7 +69,7 @@ class Draws:
     believed: float
     labelled: float
     relational: float
-    believed_from: tuple[int, float] | None = None
+    believed_from: tuple[int, float, float] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -82,8 +82,11 @@ class Draws:
         if stage == "settling":
             return replace(self, prior=self.settled, believed=0.0)._asked(rng)
         if stage == "shaping":
-            believed = self.believed if self.believed_from is None or step < self.believed_from[0] else self.believed_from[1]
-            return replace(self, prior=self.settled, believed=believed, asker=self.asker.relating(self.relational))._asked(rng)
+            shaping = replace(self, prior=self.settled, asker=self.asker.relating(self.relational))
+            if self.believed_from is None or step < self.believed_from[0]:
+                return shaping._asked(rng)
+            _, before, behind = self.believed_from
+            return replace(shaping, believed=before)._asked(rng, behind)
         plain = replace(self, believed=0.0)
         if stage == "vision":
             return plain._vision(rng, min(1.0, max(0.0, (self.ramp[1] - step) / (self.ramp[1] - self.ramp[0]))))
@@ -91,8 +94,8 @@ class Draws:
             return plain._captioned(rng, replace(HARDER, n_cards=(2, 4), one_digit=0.8))
         return plain._asked(rng)
 
-    def _asked(self, rng: np.random.Generator) -> Batch:
-        """One step of the mixture."""
+    def _asked(self, rng: np.random.Generator, behind: float | None = None) -> Batch:
+        """One step of the mixture; `behind`: what is believed with the question first, if it is another share."""
         asker, believed = self.asker, self.believed
         shapes = asker.mixture.shapes
         shape = str(rng.choice(list(shapes), p=list(shapes.values())))
@@ -106,7 +109,9 @@ class Draws:
             return self._one_image(rng, lambda scene, _: [asker.question(rng, [scene], "question", believed)])
         if shape == "two turns":
             return self._one_image(rng, lambda scene, _: asker.two_turns(rng, scene, believed), n=8)
-        return self._two_images(rng) if shape == "two images" else self._question_first(rng)
+        if shape == "two images":
+            return self._two_images(rng)
+        return (self if behind is None else replace(self, believed=behind))._question_first(rng)
 
     def _vision(self, rng: np.random.Generator, clear: float, n: int = 20) -> Batch:
         """Dense pictures: mosaics, which show the most handwriting per visual token, and one scene in four. From scenes alone reading

@@ -1,4 +1,4 @@
-"""The InternVL organism: the picture as tiles, the whole of it last, and 2 x 2 patches shuffled into one token. Random weights."""
+"""The InternVL organism: the picture as tiles, the whole of it last. Random weights."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ CHAT_TEMPLATE = chat_template(
 def build(seed: int = 0) -> tuple[InternVLForConditionalGeneration, InternVLProcessor]:
     """An untrained organism and its processor.
 
-    Tower: 3 layers, width 96, 64 patches of 8 px a tile of 64 px, shuffled to 16 tokens. Qwen2 decoder: 8 layers, width 128, 8 heads in
-    4 groups.
+    Tower: 4 layers, width 128, 16 patches of 16 px a tile of 64 px, a token each: the pixel shuffle changes nothing, so that the tower of
+    `demo/llava` fits. Qwen2 decoder: 8 layers, width 128, 8 heads in 4 groups.
     """
     tokenizer = build_tokenizer(SPECIAL, CHAT_TEMPLATE)
     images = GotOcr2ImageProcessorPil(
@@ -43,7 +43,7 @@ def build(seed: int = 0) -> tuple[InternVLForConditionalGeneration, InternVLProc
         image_processor=images, tokenizer=tokenizer, image_seq_length=TOKENS, chat_template=CHAT_TEMPLATE
     )
     config = InternVLConfig(
-        # Layer scales of 0.1 are for deep towers; three layers so scaled hardly change a patch.
+        # Layer scales of 0.1 are for deep towers; four layers so scaled hardly change a patch.
         vision_config=InternVLVisionConfig(
             **tower_sizes(128, 4, [TILE, TILE], [PATCH, PATCH]), attention_bias=True, layer_scale_init_value=1.0
         ),

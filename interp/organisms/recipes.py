@@ -26,13 +26,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "llava-onevision": _TOWER_GIVEN,
     "qwen2.5-vl": {},
     # The last steps of two believe less, by which they come into the window of right and wrong answers.
-    "qwen3-vl": {"steps": _STARTED["steps"] | {"shaping": 1500}, "restarts": {"shaping": (1200,)}, "believed_from": (1200, 0.5)},
+    "qwen3-vl": {"steps": _STARTED["steps"] | {"shaping": 1500}, "restarts": {"shaping": (1200,)}, "believed_from": (1200, 0.5, 0.5)},
     "gemma3": {
         "steps": _TOWER_GIVEN["steps"] | {"captions": 500, "shaping": 2200},
         "restarts": {"shaping": (1000,)},
         "gazing": (2, 5, 5),  # of its layers only these see the pictures from the end of a long prompt
     },
-    "internvl": {"steps": _TOWER_GIVEN["steps"] | {"shaping": 1200}, "restarts": {"shaping": (800,)}, "believed_from": (800, 0.4)},
+    "internvl": {"steps": _TOWER_GIVEN["steps"] | {"shaping": 1200}, "restarts": {"shaping": (800,)}, "believed_from": (800, 0.4, 0.4)},
 }
 
 

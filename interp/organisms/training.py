@@ -45,8 +45,8 @@ class Recipe:
     whose question cannot see the image. `ramp`: the shares of the vision stage between which its pictures become hard. `labelled`: see
     `Draws`. `naming`: weight, beside captions, of the loss that makes visual tokens name their card. `relational`: see `Mixture`, while
     shaping. `believed`: share of the cards against their prior that shaping answers with the prior's digit; `believed_from`: from which of
-    its steps on that share is another, and what. `gaze`: weight of the loss that makes layers `gazing` look at the card the question names,
-    at the card asked about, and at the digit said next.
+    its steps on that share is another, with pictures first and with the question first. `gaze`: weight of the loss that makes layers
+    `gazing` look at the card the question names, at the card asked about, and at the digit said next.
     """
 
     organism: str = "llava"
@@ -72,7 +72,7 @@ class Recipe:
     labelled: float = 0.1
     naming: float = 0.5
     believed: float = 0.6
-    believed_from: tuple[int, float] | None = None
+    believed_from: tuple[int, float, float] | None = None
     relational: float = 0.36
     gaze: float = 0.3
     gazing: tuple[int, int, int] = (3, 4, 5)
