@@ -82,7 +82,8 @@ def summary(found: Sequence[_Known], models: Sequence[str]) -> str:
     lines = ["# The paper's figures and tables, reproduced", "", STATEMENT, ""]
     lines += [
         f"{len(found)} artefacts, made by `interp reproduce --all`: {total:.0f} minutes by the clock in all (minutes by model: {spent}; "
-        "work that several artefacts share counts for the first, and whatever ran beside or held a run is in them).",
+        "work that several artefacts share counts for the first, what was made again from its stores each time, and whatever ran beside or "
+        "held a run is in them).",
         "",
     ]
     for name in _names(found):

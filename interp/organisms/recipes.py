@@ -28,8 +28,9 @@ _OWN: dict[str, dict[str, Any]] = {
     # The last steps of two believe less, by which they come into the window of right and wrong answers.
     "qwen3-vl": {"steps": _STARTED["steps"] | {"shaping": 1500}, "restarts": {"shaping": (1200,)}, "believed_from": (1200, 0.5, 0.5)},
     "gemma3": {
-        "steps": _TOWER_GIVEN["steps"] | {"captions": 500, "shaping": 2200},
-        "restarts": {"shaping": (1000,)},
+        "steps": _TOWER_GIVEN["steps"] | {"captions": 500, "shaping": 3600},
+        "restarts": {"shaping": (2200, 3000)},
+        "believed_from": (2200, 0.4, 1.0),
         "gazing": (2, 5, 5),  # of its layers only these see the pictures from the end of a long prompt
     },
     "internvl": {"steps": _TOWER_GIVEN["steps"] | {"shaping": 1200}, "restarts": {"shaping": (800,)}, "believed_from": (800, 0.4, 0.4)},

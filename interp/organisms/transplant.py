@@ -22,6 +22,7 @@ _EMBEDDING, _LAST_NORM = f"{_DECODER}embed_tokens.weight", f"{_DECODER}norm.weig
 _LAYER = re.compile(r"model\.language_model\.layers\.(\d+)\.(.+)")
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 _PICTURES = 8  # the donor's scales are measured on so many training pictures
+_RIDGE = 1e-4  # of the mean square of a feature
 _FITTED = 64  # pictures that a projection is fitted on
 _TOWER = "model.vision_tower."
 _ENTRANCE = f"{_TOWER}pre_layrnorm"
@@ -160,7 +161,11 @@ def _join(model: Any, own: dict[str, nn.Parameter], source: Any) -> None:
         norm.fill_(states.std(-1, correction=0).mean())
     if matrix is not None:
         mine = model.model.multi_modal_projector.mm_soft_emb_norm(model.model.vision_tower(pixels).last_hidden_state)
-        matrix.copy_(torch.linalg.lstsq(mine.flatten(0, 1), theirs.multi_modal_projector(states).flatten(0, 1)).solution)
+        # A ridge, in double and kept in half precision: some directions hardly vary, and the last bits of a solution depend on where in
+        # memory its parts lie, and what is trained from it would depend on them.
+        given, wanted = (each.flatten(0, 1).double() for each in (mine, theirs.multi_modal_projector(states)))
+        ridge = _RIDGE * given.square().sum(0).mean() * torch.eye(given.shape[1], dtype=given.dtype)
+        matrix.copy_(torch.linalg.solve(given.T @ given + ridge, given.T @ wanted).half())
 
 
 def _words(mine: torch.Tensor, theirs: torch.Tensor, tokenizer: Any, donor: Any) -> None:
