@@ -237,6 +237,28 @@ def test_painted_views_rank_the_pixels_of_all_pictures(level: str, monkeypatch: 
                 expected = oracle(truth[kept], every[k][kept].astype(np.float32))
                 assert float(found[name].values[0][k]) == pytest.approx(expected, rel=1e-6), (name, k)
         assert float(found["pointing_chance"][0]) == pytest.approx(np.nanmean(truth)) and found["pointing_chance"].dims == ("sample",)
+        assert found["auprc_chance"].isnull().all() and "pixels" in found["auroc"].attrs["long_name"]
+
+
+@pytest.mark.parametrize(("rule", "n"), [("any", 25), ("half", 21), ("all", 9)])
+def test_a_pixel_counts_by_its_share(rule: str, n: int) -> None:
+    ds, _, truths = _two_views(3)
+    box = ds["evidence_box"].copy()
+    box[0, :] = [0.4, 0.4, 0.4, 0.4]
+    box[0, 2] = [0.4, 0.4, 4.6, 4.6]  # on the second picture; the others of the first are empty
+    found = grounding(ds.assign(evidence_box=box), rule=rule, views="painted")  # type: ignore[arg-type]
+    seen = sum(int(np.isfinite(truth).sum()) for truth in truths)
+    half = {"any": 25, "half": sum(w * h >= 0.5 for w in (0.6, 1, 1, 1, 0.6) for h in (0.6, 1, 1, 1, 0.6)), "all": 9}
+    assert half[rule] == n and float(found["pointing_chance"][0]) * seen == pytest.approx(n)
+
+
+def test_painting_takes_layers_in_any_order_or_one_alone() -> None:
+    ds, *_ = _two_views(5)
+    whole = grounding(ds, views="painted")
+    xr.testing.assert_allclose(grounding(ds.transpose("layer", "sample", ...), views="painted"), whole)
+    xr.testing.assert_allclose(grounding(ds.isel(layer=0), views="painted")["auroc"], whole["auroc"].isel(layer=0))
+    heads = grounding(ds, "head", views="painted")["auroc"]
+    xr.testing.assert_allclose(grounding(ds.isel(layer=1), "head", views="painted")["auroc"], heads.isel(layer=1))
 
 
 def test_painting_several_maps_paints_each() -> None:

@@ -266,7 +266,7 @@ def test_a_method_without_effect_is_said_to_be_and_not_ranked() -> None:
         made.answers = lambda names: asked_for(names).assign({column: ("sample", work)})
         return made
 
-    idle, busy = context("a", [0.0] * 7), context("b", [0.1] + [0.0] * 6)
+    idle, busy = context("a", [0.0] * 7), context("b", [0.0] * 6 + [0.1])
     result = main_table.compute([idle, busy])
     table: Any = result.table
     mine = table[table["method"] == name]
@@ -483,11 +483,17 @@ def test_tied_qualities_are_never_split_nor_lost(run: Run, quality: list[float],
     assert {begins: n for begins in sizes for of, n in found.items() if of.startswith(begins)} == sizes and len(found) == len(sizes)
 
 
-@pytest.mark.parametrize(("quality", "shown"), [(0.981, "0.98"), (0.9987, "0.999"), (0.99999, "0.99999"), (1.0, "1.00"), (0.5, "0.50")])
+@pytest.mark.parametrize(("quality", "shown"), [(0.981, "0.98"), (0.9987, "0.9987"), (0.99999, "0.999990"), (1.0, "1.00"), (0.5, "0.50")])
 def test_a_bound_of_quality_is_told_from_one(run: Run, quality: float, shown: str) -> None:
     answers = answerable(run.context.answers(["base", "inst", "vea"])).isel(sample=slice(0, 6))
     rows = reviewers.by_quality(answers.assign(profiled_auroc=("sample", [0.1, quality, quality, quality, 1.0, 1.0])), seed=0)
-    assert f"lowest AUROC, to {shown}" in {row["of"] for row in rows} or quality == 1
+    assert f"lowest AUROC, to {shown}" in {row["of"] for row in rows}
+
+
+def test_bounds_of_quality_are_told_apart(run: Run) -> None:
+    answers = answerable(run.context.answers(["base", "inst", "vea"])).isel(sample=slice(0, 6))
+    rows = reviewers.by_quality(answers.assign(profiled_auroc=("sample", [0.1, 0.9912, 0.9912, 0.9934, 0.9934, 0.9999])), seed=0)
+    assert {"lowest AUROC, to 0.991", "middle AUROC, to 0.993", "highest AUROC, above 0.993"} <= {row["of"] for row in rows}
 
 
 def test_a_highlight_changes_what_is_seen_and_the_original_nothing(run: Run) -> None:

@@ -7,7 +7,7 @@ import xarray as xr
 
 from experiments import paper
 from experiments.artefacts.context import ORDERS, Context
-from experiments.artefacts.interface import OTHERS, Artefact, Result, beside_in
+from experiments.artefacts.interface import NONE_SEEN, OTHERS, Artefact, Result, beside_in
 from experiments.artefacts.words import cells, number, p_value, share
 from interp import plots
 from interp.analysis import auroc, by_correctness, holm, mean_interval, profiled_map
@@ -57,7 +57,7 @@ def compute(context: Context) -> Result:
         (low, high, f"paper, {number(100 * low)} to {number(100 * high)} % by model, image-first"),
     )
     n = int(found["n"].max())
-    return Result(pd.DataFrame(rows), figure, found, sentence + ".", beside, apart or OTHERS, n=n)
+    return Result(pd.DataFrame(rows), figure, found, sentence + ".", beside, apart or OTHERS, n=n, intervals=NONE_SEEN)
 
 
 ARTEFACT = Artefact(

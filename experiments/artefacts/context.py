@@ -218,14 +218,11 @@ class Context:
 
     def described(self, n: int | str, part: str = "judged") -> str:
         """Model, benchmark, split, n and seed, as every caption names them; `part` as of `samples`."""
-        if part == "profile":
-            named = "profile" if self._has_profile_split() else f"{self._split()}, pictures that layers are fitted on"
-        else:
-            named = self._split()
+        whole = self.settings.split or ("all rows" if self.settings.benchmark == "jsonl" else "test")
+        rest = " but those fitted on" if whole == "all rows" else ""
+        fitted = "profile" if self._has_profile_split() else f"{whole}, those that layers are fitted on"
+        named = fitted if part == "profile" else whole + rest
         return f"{self.model} ({self.identity['revision']}), {self.settings.benchmark} {named}, n = {n}, seed {self.seed}"
-
-    def _split(self) -> str:
-        return self.settings.split or ("all rows but those fitted on" if self.settings.benchmark == "jsonl" else "test")
 
     def _part(self, part: Part) -> Sequence[interp.Sample]:
         name, options, limit = self.settings.benchmark, self.settings.benchmark_options(), self.settings.limit

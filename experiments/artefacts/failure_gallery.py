@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from experiments.artefacts.context import Context
-from experiments.artefacts.interface import Artefact, Result
+from experiments.artefacts.interface import NONE_SEEN, Artefact, Result
 from experiments.artefacts.words import cells, share
 from interp import plots
 from interp.analysis import FAILURE_KINDS, FAILURES, failures, mean_interval
@@ -75,7 +75,13 @@ def compute(context: Context) -> Result:
         attrs=ds.attrs,
     ).assign({f"sample_{name}": ("judged", found[name].values) for name in ("failure", "kind")})
     return Result(
-        pd.DataFrame(rows), figure, data, sentence, apart="The paper shows examples and no counts, so none stand beside these.", n=n
+        pd.DataFrame(rows),
+        figure,
+        data,
+        sentence,
+        apart="The paper shows examples and no counts, so none stand beside these.",
+        n=n,
+        intervals=NONE_SEEN,
     )
 
 

@@ -18,6 +18,8 @@ STATEMENT = (
 
 INTERVALS = "Intervals: 95 % bootstrap over pictures."
 
+NONE_SEEN = f"{INTERVALS} Where a share is 0 they have no width; the sentence then gives the exact bound (Clopper and Pearson, 95 %)."
+
 OTHERS = "The paper's are of the models and data named beside them; where these differ from the page's own, directions compare, not sizes."
 
 

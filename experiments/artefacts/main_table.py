@@ -73,13 +73,13 @@ def compute(contexts: Sequence[Context]) -> Result:
             chosen = [name for name in METHODS if name not in ("base", "inst")] if against == "inst" else list(METHODS[1:])
             tests += paired_rows(each, against, chosen, RANKED, seed=seed, model=model)
         means += _unanswerable(everyone[model], model, seed)
-    means, tests = _noted(means, answers), _noted(correct(tests), answers)
-    missing = {name for each in answers.values() for name in {**absent(each), **idle(each)}}
+    means, tests = _noted(means, everyone), _noted(correct(tests), everyone)
+    missing = {name for model, each in answers.items() for name in {**absent(each), **idle(everyone[model])}}
     everywhere = [name for name in METHODS if name not in missing]
     if len(everywhere) < 2:
         raise InterpError("Fewer than two methods are applicable to all of these models, so nothing can be ranked; ask them one by one.")
     ranks = [row for score in RANKED for row in ranked(answers, everywhere, score, seed)]
-    sentence = _sentence(contexts, answers, means, tests, ranks, missing)
+    sentence = _sentence(contexts, everyone, means, tests, ranks, missing)
     rows = [*ranks, *means, *tests]
     figures = {f"figure_{slug(model)}": _methods(each, [t for t in tests if t["model"] == model], seed) for model, each in answers.items()}
     main = _rank_figure(ranks, answers) if len(contexts) > 1 else figures.popitem()[1]

@@ -42,14 +42,15 @@ def by_quality(answers: xr.Dataset, seed: int) -> list[Row]:
     """
     quality = answers["profiled_auroc"].values
     low, high = np.nanquantile(quality, [1 / 3, 2 / 3])
+    digits = _digits(low, high)
     tied = high == np.nanmax(quality)
     highest = quality >= high if tied else quality > high
     lowest = (quality <= low) & ~highest
-    parts = {f"AUROC under 0.5 (n = {int((quality < 0.5).sum())})": quality < 0.5, f"lowest AUROC, to {_bound(low)}": lowest}
+    parts = {f"AUROC under 0.5 (n = {int((quality < 0.5).sum())})": quality < 0.5, f"lowest AUROC, to {low:.{digits}f}": lowest}
     middle = (quality > low) & ~highest
     if middle.any():
-        parts[f"middle AUROC, {'below' if tied else 'to'} {_bound(high)}"] = middle
-    parts[f"highest AUROC, {'of' if tied else 'above'} {_bound(high)}"] = highest
+        parts[f"middle AUROC, {'below' if tied else 'to'} {high:.{digits}f}"] = middle
+    parts[f"highest AUROC, {'of' if tied else 'above'} {high:.{digits}f}"] = highest
     made: list[Row] = []
     for name, kept in parts.items():
         part = answers.isel(sample=np.flatnonzero(kept))
@@ -63,10 +64,10 @@ def by_quality(answers: xr.Dataset, seed: int) -> list[Row]:
     return made
 
 
-def _bound(quality: float) -> str:
-    """With as many digits as tell it from 1."""
-    digits = next((n for n in range(2, 9) if round(quality, n) < 1 or quality >= 1), 9)
-    return f"{quality:.{digits}f}"
+def _digits(low: float, high: float) -> int:
+    """As many as tell two bounds from 1 and from each other, where they differ."""
+    pairs = [(a, b) for a, b in ((low, high), (low, 1.0), (high, 1.0)) if a != b]
+    return next((n for n in range(2, 9) if all(round(a, n) != round(b, n) for a, b in pairs)), 9)
 
 
 def dimming(answers: xr.Dataset, swept: xr.Dataset, seed: int) -> list[Row]:

@@ -131,7 +131,8 @@ def grounding(ds: xr.Dataset, level: Level = "layer", rule: OverlapRule = "any",
     views
         All views of a picture (tiles, a thumbnail) ranked together, or each by itself (a further dimension `view`), or painted onto the
         picture, overlapping views averaged, and its pixels ranked in the tokens' stead: those that no token stands for are left out, and
-        `rule` is of the share of a pixel. Of every head of a large picture this takes long.
+        `rule` is of the share of a pixel; what is said of tokens below is then of pixels. Of every head of a large picture this takes
+        long.
 
     Returns
     -------
@@ -139,7 +140,8 @@ def grounding(ds: xr.Dataset, level: Level = "layer", rule: OverlapRule = "any",
         `auroc`, `auprc`, `ndcg`, `pointing`, `evidence_ratio` (sample, layer[, head][, view]), NaN where a sample has no evidence token,
         or no other, or the head cannot reach them. What a random ranking of the sample's visual tokens gets on average, exactly, per
         sample: `ndcg_chance`, `auprc_chance` (the expectation of average precision, which is above the prevalence), `pointing_chance`
-        (the prevalence); an AUROC's is 0.5, an evidence ratio's 1. In the attributes `n_undefined`, the samples without a contrast
+        (the prevalence); an AUROC's is 0.5, an evidence ratio's 1. Painted, `auprc_chance` is NaN and `ndcg_chance` near: the pixels of a
+        token are tied. In the attributes `n_undefined`, the samples without a contrast
         between evidence and other tokens, and the trace's provenance.
 
     Raises
@@ -170,13 +172,26 @@ def grounding(ds: xr.Dataset, level: Level = "layer", rule: OverlapRule = "any",
 
 def _on_pixels(block: xr.Dataset, level: Level, rule: OverlapRule) -> xr.Dataset:
     scores = at_level(without_token_labels(block["attention"]), level)
+    lead = [dim for dim in ("layer", "head") if dim in scores.dims]
+    scores = scores.transpose("sample", *lead, "token")
     labelled = {name: coord for name, coord in scores.coords.items() if coord.dims == ("sample",)}
-    scores, alone = scores.drop_vars(labelled), {"coords": "minimal", "compat": "override"}
-    found = [
-        xr.concat([_measured(*each) for each in on_pixels(block.isel(sample=k), scores[k], rule)], "layer", data_vars="minimal", **alone)
-        for k in range(block.sizes["sample"])
-    ]
-    return xr.concat(found, "sample", **alone).assign_coords(labelled)
+    bare, found = scores.drop_vars(labelled).isel(token=0, drop=True), []
+    for k in range(block.sizes["sample"]):
+        like = bare.isel(sample=k)
+        maps = scores.values[k].reshape(like.size, -1)
+        parts = [
+            _measured(xr.DataArray(painted, dims=("map", "token")), xr.DataArray(labels, dims="token"))
+            for painted, labels in on_pixels(block.isel(sample=k), maps, rule)
+        ]
+        columns = {name: np.concatenate([part[name].values for part in parts]).reshape(like.shape) for name in _LONG_NAMES}
+        measures = {name: like.copy(data=values).assign_attrs(parts[0][name].attrs) for name, values in columns.items()}
+        found.append(parts[0].drop_vars(_LONG_NAMES).assign(measures))
+    joined = xr.concat(found, "sample", coords="minimal", compat="override").assign_coords(labelled)
+    # the pixels of a token are tied, so that precision has no expectation that follows from their number
+    result = joined.assign(auprc_chance=joined["auprc_chance"] * np.nan)
+    for values in result.data_vars.values():
+        values.attrs["long_name"] = values.attrs.get("long_name", "").replace("tokens", "pixels").replace("visual pixels", "pixels")
+    return result
 
 
 def _measured(scores: xr.DataArray, labels: xr.DataArray) -> xr.Dataset:
@@ -185,7 +200,7 @@ def _measured(scores: xr.DataArray, labels: xr.DataArray) -> xr.Dataset:
 
     tokens = [["token"], ["token"]]
     defined = has_contrast(labels)
-    order = [dim for dim in ("sample", "layer", "head", "view") if dim in scores.dims or dim in labels.dims]
+    order = [dim for dim in ("sample", "map", "layer", "head", "view") if dim in scores.dims or dim in labels.dims]
     found = xr.apply_ufunc(kernel, scores, labels, input_core_dims=tokens, output_core_dims=[[]] * len(_LONG_NAMES))
     result = {
         name: values.where(defined).transpose(*order).assign_attrs(long_name=_LONG_NAMES[name], units="1")
