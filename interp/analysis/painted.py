@@ -30,7 +30,7 @@ def on_pixels(one: xr.Dataset, maps: _Floats, rule: OverlapRule) -> Iterator[tup
     """
     images, boxes = one["image_index"].values, one["token_box"].values
     shown = [int(image) for image in np.unique(images) if image >= 0]
-    sizes = {image: tuple(int(side) for side in one["image_size"].values[image]) for image in shown}
+    sizes = {image: (int(one["image_size"].values[image, 0]), int(one["image_size"].values[image, 1])) for image in shown}
     mine = {image: (images == image) & ~np.isnan(boxes[:, 0]) for image in shown}
     labels = np.concatenate([_labels(one, image, boxes[mine[image]], sizes[image], rule) for image in shown])
     step = max(1, _AT_ONCE // labels.size)
