@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import cyclopts
-import torch
 from cyclopts import Parameter
 from rich.console import Console
 
@@ -97,7 +96,7 @@ def summary(done: SideBySide, ran: dict[str, Any]) -> str:
     how_many = "1 model" if len(done.seconds) == 1 else f"{len(done.seconds)} models"
     head = (
         f"{how_many}, `{about['benchmark']}` {about['split']}, n = {ran['limit']} each. Time {ran['seconds'] / 60:.1f} min ({spent}) on "
-        f"{machine['processor']}, {machine['cores']} cores, {machine['torch threads']} torch threads; {ran['time'][:10]}, interp "
+        f"{machine['processor']}, {machine['cores']} cores, whatever ran beside included; {ran['time'][:10]}, interp "
         f"{ran['versions']['interp']}."
     )
     missing = [f"Missing: {name}, which could not be run. {reason}" for name, reason in done.failed.items()]
@@ -116,7 +115,7 @@ def provenance(done: SideBySide, limit: int) -> dict[str, Any]:
         },
         "failed": done.failed,
         "seconds": round(sum(done.seconds.values()), 1),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "torch threads": torch.get_num_threads()},
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in ("interp", "torch", "transformers", "nnsight")},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
