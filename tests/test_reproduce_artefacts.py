@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 import interp
 from experiments import paper
-from experiments.artefacts import PAPER
+from experiments.artefacts import PAPER, attention_shift
 from experiments.artefacts.context import ORDERS, Context
 from experiments.artefacts.interface import STATEMENT
 from experiments.artefacts.layer_maps import over_layers
@@ -187,6 +188,14 @@ def test_none_of_some_pictures_is_told_with_the_exact_bound() -> None:
     assert share(rates, 157) == f"0.0 % (none; at most {100 * (1 - 0.025 ** (1 / 157)):.1f} %)" == "0.0 % (none; at most 2.3 %)"
     assert share(rates.assign(mean=0.01, interval=("ci_bound", [0.0, 0.02])), 157) == "1.0 % [0.0, 2.0]"
     assert share(rates.assign(mean=np.nan), 0) == "none"
+
+
+def test_a_rise_over_layers_that_do_not_reach_the_picture_is_not_told() -> None:
+    ds = traces(n=6, n_layers=6)
+    ds["attention"] = ds["attention"].where((ds["segment"] != 1) | (ds["layer"] < 4))
+    said = attention_shift.compute(cast(Any, SimpleNamespace(trace=lambda: ds, seed=0, order="image-first"))).sentence
+    assert said.startswith("In the first or the last third of the layers none reaches the picture") and "higher" not in said
+    assert "nan" not in said
 
 
 def test_figures_of_other_models_are_said_to_be(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -39,10 +40,14 @@ def compute(context: Context) -> Result:
     low, high = bounds(found["rise_interval"].sel(section="image"))
     height = "higher in" if low > 0 else "lower in" if high < 0 else "not clearly higher or lower in"
     rise = number(found["rise"].sel(section="image"), found["rise_interval"].sel(section="image"))
+    rises = (
+        f"Relative attention per token on the picture is {height} the last third of the layers than in the first (difference {rise})"
+        if np.isfinite(found["rise"].sel(section="image"))
+        else "In the first or the last third of the layers none reaches the picture, so whether its relative attention rises cannot be told"
+    )
     sentence = (
-        f"Relative attention per token on the picture is {height} the last third of the layers than in the first (difference {rise}); it "
-        f"is {ends['image'][0]} in the first layer and {ends['image'][1]} in the last, on the question {ends['question'][0]} and "
-        f"{ends['question'][1]} ({context.order})."
+        f"{rises}; it is {ends['image'][0]} in the first layer and {ends['image'][1]} in the last, on the question "
+        f"{ends['question'][0]} and {ends['question'][1]} ({context.order})."
     )
     beside, apart = beside_in(
         context.order,
