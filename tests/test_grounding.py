@@ -237,7 +237,8 @@ def test_painted_views_rank_the_pixels_of_all_pictures(level: str, monkeypatch: 
                 expected = oracle(truth[kept], every[k][kept].astype(np.float32))
                 assert float(found[name].values[0][k]) == pytest.approx(expected, rel=1e-6), (name, k)
         assert float(found["pointing_chance"][0]) == pytest.approx(np.nanmean(truth)) and found["pointing_chance"].dims == ("sample",)
-        assert found["auprc_chance"].isnull().all() and "pixels" in found["auroc"].attrs["long_name"]
+        assert found["auprc_chance"].isnull().all() and found["auprc_chance"].attrs["units"] == "1"
+        assert all("pixels" in found[name].attrs["long_name"] for name in KERNELS if name != "pointing")
 
 
 @pytest.mark.parametrize(("rule", "n"), [("any", 25), ("half", 21), ("all", 9)])

@@ -25,12 +25,7 @@ def shifts(contexts: Sequence[Context]) -> Result:
     """Fig. 8: as fig1, a panel for each model."""
     found = {c.model: shift(c.trace()) for c in contexts}
     rows = [
-        {
-            "model": name,
-            "section": section,
-            "change": "last third of the layers less first",
-            **_rise(one.sel(section=section)),
-        }
+        {"model": name, "section": section, "change": "last third of the layers less first", **_rise(one.sel(section=section))}
         for name, one in found.items()
         for section in SECTIONS
     ]

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import interp
+from experiments.artefacts.words import p_value
 from experiments.causal_study.material import Material, write_rows
 from interp import circuits, plots
 from interp.analysis import compare, head_measures, head_taxonomy, holm, layer_matched, random_heads
@@ -142,9 +143,7 @@ def ablations(material: Material, grounding: NDArray[np.intp], counts: tuple[int
             digits = 3 if row["score"] == "exact match" else 2
             values = [f"{float(row[name]):.{digits}f}" for name in ("difference", "lower", "upper")]
             heads = f"{row['against']} heads ({float(row['shared_heads']):.0f} of them among the best for want of others)"
-            p = float(row["p_permutation"])
-            told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-            said.append(f"{row['score']}, less {heads}: {values[0]} [{values[1]}, {values[2]}], {told}")
+            said.append(f"{row['score']}, less {heads}: {values[0]} [{values[1]}, {values[2]}], {p_value(row['p_permutation'])}")
     return [
         f"**Ablating the {most} best grounding heads** (chosen on `profile`, replaced by their means) less as many others "
         f"({_DRAWS} draws): {'; '.join(said)}. All k, with p-values corrected for their number, in ablation.csv."

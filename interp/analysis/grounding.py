@@ -140,9 +140,9 @@ def grounding(ds: xr.Dataset, level: Level = "layer", rule: OverlapRule = "any",
         `auroc`, `auprc`, `ndcg`, `pointing`, `evidence_ratio` (sample, layer[, head][, view]), NaN where a sample has no evidence token,
         or no other, or the head cannot reach them. What a random ranking of the sample's visual tokens gets on average, exactly, per
         sample: `ndcg_chance`, `auprc_chance` (the expectation of average precision, which is above the prevalence), `pointing_chance`
-        (the prevalence); an AUROC's is 0.5, an evidence ratio's 1. Painted, `auprc_chance` is NaN and `ndcg_chance` near: the pixels of a
-        token are tied. In the attributes `n_undefined`, the samples without a contrast
-        between evidence and other tokens, and the trace's provenance.
+        (the prevalence); an AUROC's is 0.5, an evidence ratio's 1. Painted, where the pixels of a token are tied, `ndcg_chance` is near
+        and `auprc_chance` NaN. In the attributes `n_undefined`, the samples without a contrast between evidence and other tokens, and the
+        trace's provenance.
 
     Raises
     ------
@@ -188,9 +188,9 @@ def _on_pixels(block: xr.Dataset, level: Level, rule: OverlapRule) -> xr.Dataset
         found.append(parts[0].drop_vars(_LONG_NAMES).assign(measures))
     joined = xr.concat(found, "sample", coords="minimal", compat="override").assign_coords(labelled)
     # the pixels of a token are tied, so that precision has no expectation that follows from their number
-    result = joined.assign(auprc_chance=joined["auprc_chance"] * np.nan)
-    for values in result.data_vars.values():
-        values.attrs["long_name"] = values.attrs.get("long_name", "").replace("tokens", "pixels").replace("visual pixels", "pixels")
+    result = joined.assign(auprc_chance=joined["auprc_chance"].where(False))
+    for name, text in _LONG_NAMES.items():
+        result[name].attrs["long_name"] = text.replace("visual tokens", "pixels").replace("tokens", "pixels")
     return result
 
 
